@@ -1,0 +1,100 @@
+"""`sfumato evaluate MODEL`: how well a model paints what it is asked for."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sfumato.cli.parse import parse
+from sfumato.data import Dataset, Emoji, Split, concrete_ids
+from sfumato.evaluate import features
+from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
+from sfumato.io import model_folder, pictures
+from sfumato.latents.autoencoding import psnr
+from sfumato.latents.kl import KLFirstStage
+from sfumato.recipes.emoji import STYLES
+
+
+@dataclass
+class Evaluate:
+    """Measure a model of the emoji world against the real pictures, by pooled MobileNetV2 features.
+
+    For captions drawn from those it was trained on, then for those in a style withheld from it: is the real picture
+    that the caption names the nearest one of its style, among the nearest five, is the nearest of the right group?
+    The ceiling is the same for the first stage's reconstructions of the real pictures.
+    """
+
+    model: tyro.conf.Positional[str] = model_folder.DEFAULT
+    """Name or path of the model."""
+    n: int = 200
+    """Captions."""
+    seed: int = 0
+    """Which captions are drawn, and the seed of the first picture."""
+    sheet: Path | None = None
+    """A PNG to write the first 64 pictures to."""
+    json: bool = False
+    """Print one JSON object, and nothing else, on standard output."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    asked = parse(Evaluate, arguments, verb="evaluate")
+    if asked.n < 1:
+        raise ValueError(f"n is {asked.n}; at least one caption is needed")
+    loaded = model_folder.load(asked.model)
+    concepts = concrete_ids()
+    known = Emoji(split=Split.TRAIN, styles=STYLES, concepts=concepts)
+    withheld = Emoji(split=Split.STYLE, styles=STYLES, concepts=concepts)
+    net = features.mobilenet()
+    gallery = Gallery(Emoji(split="all", styles=STYLES, concepts=known.ids), net)
+
+    results: dict[str, Fidelity] = {}
+    for name, pictures_of in (("trained on", known), ("style withheld", withheld)):
+        chosen = drawn(asked.n, of=len(pictures_of), seed=asked.seed)
+        run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=asked.seed)
+        results[name] = _watched(run_, len(chosen), name)
+    unseen = Emoji(split=Split.CONCEPT)
+    quality = _psnr(loaded.model.first_stage, unseen)
+    if asked.sheet is not None:
+        first = results["trained on"]
+        sheet = pictures.sheet(first.images[:64], columns=8)
+        pictures.save_png(sheet, asked.sheet, {"captions": list(first.captions[:64])})
+    _say(asked, results, quality, len(unseen))
+    return 0
+
+
+def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
+    console = Console(stderr=True)
+    for event in track(events, name, total=n, console=console, transient=True, disable=not sys.stderr.isatty()):
+        if isinstance(event, Fidelity):
+            return event
+    raise AssertionError("an evaluation ends with its result")
+
+
+@torch.no_grad()
+def _psnr(stage: KLFirstStage, images: Dataset) -> float:
+    x = torch.stack([images[i]["image"] for i in range(len(images))])
+    y = torch.cat([stage.decode(stage.encode(part)) for part in x.split(features.BATCH)])
+    return float(psnr(y, x).mean())
+
+
+def _say(asked: Evaluate, results: dict[str, Fidelity], quality: float, n: int) -> None:
+    if asked.json:
+        scores = {k: {"model": asdict(f.model), "ceiling": asdict(f.ceiling)} for k, f in results.items()}
+        print(json.dumps({"fidelity": scores, "first_stage_psnr": {"db": quality, "n": n}, "features": "MobileNetV2"}))
+        return
+    table = Table("captions", "n", "", "top-1", "top-5", "group", box=None)
+    for name, f in results.items():
+        for who, s in (("model", f.model), ("ceiling", f.ceiling)):
+            table.add_row(name, str(s.n), who, f"{s.top1:.1%}", f"{s.top5:.1%}", f"{s.group:.1%}")
+        if f.ceiling.top1:
+            table.add_row(name, "", "model / ceiling", f"{f.model.top1 / f.ceiling.top1:.2f}", "", "")
+    Console().print(table)
+    print(f"first stage: PSNR {quality:.2f} dB on {n} pictures of concepts never trained on")

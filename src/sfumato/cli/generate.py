@@ -1,0 +1,164 @@
+"""`sfumato generate PROMPT ... [flags]`: pictures from prompts, each with its parameters inside."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from sfumato.cli.parse import line, parse
+from sfumato.generate import Preview, Request, Result, random_seed, sample
+from sfumato.io import infotext, model_folder, pictures
+from sfumato.io.model_folder import DEFAULT, Loaded
+
+
+@dataclass
+class Generate:
+    """Make pictures from prompts. What is not said is taken from the model's own defaults."""
+
+    prompts: tyro.conf.Positional[list[str]] = field(default_factory=list)
+    """What the pictures show, for instance "a red apple, 3d"."""
+    from_file: Path | None = None
+    """A text file with a prompt a line, besides or instead."""
+    model: str = DEFAULT
+    """The name of a bundled model (see: sfumato models) or the path of a model folder."""
+    negative: str = ""
+    """What they should not show."""
+    sampler: str | None = None
+    """See: sfumato samplers."""
+    spacing: str | None = None
+    """How the steps are spaced: trailing, leading, uniform, linspace, logsnr, karras."""
+    steps: int | None = None
+    """Sampling steps."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; 1 is none."""
+    seed: int = -1
+    """Seed of the first picture, the next ones count on; -1 draws one, which is printed."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """Pictures for each prompt."""
+    size: str | None = None
+    """Width and height in pixels, as 64x64."""
+    init: Path | None = None
+    """A picture to begin from."""
+    strength: float | None = None
+    """How much of it may change, above 0 and up to 1; 0.6 if not said."""
+    out: Path = Path("pictures")
+    """The folder to write to."""
+    json: bool = False
+    """Print one JSON object about the pictures, and nothing else, on standard output."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    asked = parse(Generate, arguments, verb="generate")
+    prompts = _prompts(asked)
+    seed = random_seed() if asked.seed == -1 else asked.seed
+    loaded_file = model_folder.describe(asked.model)
+    requests = [_request(asked, prompt, seed) for prompt in prompts]
+    init = _init(asked, loaded_file.config.resolution)
+    loaded = model_folder.load(asked.model)
+    written: list[dict[str, Any]] = []
+    console = Console(stderr=True, highlight=False)
+    for request in requests:
+        result = _watched(loaded, request, init, console)
+        if result.dropped:
+            console.print(f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}")
+        for image, one in zip(result.images, result.requests, strict=True):
+            parameters = {"format": 1, "model": _identity(loaded), "request": one.model_dump(mode="json")}
+            if asked.init is not None:
+                parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
+            path = _free(asked.out, one)
+            pictures.save_png(image, path, parameters, infotext.write(one, loaded.file.name))
+            written.append(
+                {"file": str(path), "tokens": result.tokens, "tokens_dropped": result.dropped, **parameters}
+            )
+            if not asked.json:
+                print(f"{path}  (seed {one.seed})")
+    if asked.json:
+        print(json.dumps({"pictures": written, "weights": loaded.weights}, ensure_ascii=False))
+    return 0
+
+
+def _prompts(asked: Generate) -> list[str]:
+    prompts = list(asked.prompts)
+    if asked.from_file is not None:
+        try:
+            text = asked.from_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{asked.from_file} cannot be read as text ({error})") from None
+        prompts += [row.strip() for row in text.splitlines() if row.strip()]
+    if not prompts:
+        raise ValueError('there is no prompt; say what to paint, for instance: sfumato generate "a red apple, 3d"')
+    return prompts
+
+
+def _request(asked: Generate, prompt: str, seed: int) -> Request:
+    names = ("negative", "sampler", "spacing", "steps", "guidance", "n", "strength")
+    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if asked.strength is not None and asked.init is None:
+        raise ValueError("--strength says how much of --init may change, and there is no --init")
+    try:
+        return Request(prompt=prompt, seed=seed, size=_size(asked.size), **given)
+    except ValidationError as error:
+        raise ValueError(line(error)) from None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if match is None:
+        raise ValueError(f"size '{text}' is not understood; write width x height, as 64x64")
+    return int(match[1]), int(match[2])
+
+
+def _init(asked: Generate, resolution: int) -> Tensor | None:
+    """The picture to begin from, cut to the asked size: one side is given as is, else the model's own size."""
+    if asked.init is None:
+        return None
+    width, height = _size(asked.size) or (resolution, resolution)
+    if width != height:
+        raise ValueError(f"--init is cut to a square, and --size {asked.size} is none; ask for equal sides")
+    try:
+        return pictures.decode(asked.init.read_bytes(), size=width)
+    except OSError as error:
+        raise ValueError(f"{asked.init} cannot be opened ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{asked.init}: {error}") from None
+
+
+def _watched(loaded: Loaded, request: Request, init: Tensor | None, console: Console) -> Result:
+    """The result, with a bar on standard error while a person is watching."""
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(request.prompt[:40] or "no prompt", total=None)
+        for event in sample(loaded, request, init=init):
+            if isinstance(event, Preview):
+                bar.update(task, completed=event.done, total=event.total)
+            else:
+                return event
+    raise AssertionError("a run ends with its result")
+
+
+def _identity(loaded: Loaded) -> dict[str, str]:
+    return {
+        "name": loaded.file.name,
+        "weights": loaded.weights,
+        "sha256": loaded.file.weights[loaded.weights].sha256,
+    }
+
+
+def _free(out: Path, request: Request) -> Path:
+    """A file name that is not taken."""
+    slug = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "no-prompt"
+    path, k = out / f"{slug}-{request.seed}.png", 2
+    while path.exists():
+        path, k = out / f"{slug}-{request.seed}-{k}.png", k + 1
+    return path

@@ -1,0 +1,58 @@
+"""Captions through a transformer of our own: LDM's tau_theta, trained together with the denoiser."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from sfumato.cond import Cond
+from sfumato.conditioning.conditioner import CONDITIONERS
+from sfumato.conditioning.vocabulary import PAD
+from sfumato.nets.transformer import TransformerEncoder, TransformerSize
+
+
+@CONDITIONERS.register("text")
+class Text(nn.Module):
+    """Tokens for cross-attention, and their mean as the vector added to the time embedding.
+
+    Padding is masked, so a caption means the same beside any other. The null condition is the empty caption.
+    """
+
+    needs = frozenset({"caption"})
+
+    def __init__(self, tokenizer: Tokenizer, size: TransformerSize) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.size = size
+        self.encoder = TransformerEncoder(tokenizer.get_vocab_size(), size)
+
+    def count(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has, the start and the end included; over `size.length` are not read."""
+        return [len(e.ids) for e in self.tokenizer.encode_batch(list(captions))]
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Token ids "ids" (B, L), padded to the longest caption, cut at the model's length; and their "mask"."""
+        encoded = [e.ids[: self.size.length] for e in self.tokenizer.encode_batch([s["caption"] for s in samples])]
+        longest = max(len(ids) for ids in encoded)
+        pad = self.tokenizer.token_to_id(PAD)
+        ids = torch.tensor([e + [pad] * (longest - len(e)) for e in encoded], dtype=torch.int64)
+        lengths = torch.tensor([len(e) for e in encoded])
+        return {"ids": ids, "mask": torch.arange(longest)[None] < lengths[:, None]}
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        """tokens (B, L, dim), mask (B, L), vector (B, dim)."""
+        device = self.encoder.norm.weight.device
+        ids, mask = batch["ids"].to(device), batch["mask"].to(device)
+        tokens = self.encoder(ids, mask)
+        weight = mask.to(tokens.dtype)[..., None]
+        return Cond(tokens=tokens, mask=mask, vector=(tokens * weight).sum(1) / weight.sum(1))
+
+    def of(self, captions: Sequence[str]) -> Cond:
+        """The condition of some captions."""
+        return self(self.collate([{"caption": c} for c in captions]))
+
+    def null(self, n: int) -> Cond:
+        """The empty caption, n times."""
+        return self.of([""]).repeat(n)

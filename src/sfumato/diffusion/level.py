@@ -1,0 +1,28 @@
+"""One point of the noise scale: x = alpha * x0 + sigma * eps."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """`t` is the clock that the network was trained with; fractions are allowed.
+
+    Scalars (0-dim, float64, on the CPU, so that they mix with any tensor without promoting it), or (B, 1, 1, 1) in
+    training and where strangers share a batch.
+    """
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def lam(self) -> Tensor:
+        """Half the logarithm of the signal-to-noise ratio: log(alpha / sigma)."""
+        return self.alpha.log() - self.sigma.log()
+
+    @staticmethod
+    def clean(t: float) -> "Level":
+        """No noise at all, with the clock at `t`."""
+        return Level(*(torch.tensor(v, dtype=torch.float64) for v in (t, 1.0, 0.0)))

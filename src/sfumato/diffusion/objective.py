@@ -1,0 +1,49 @@
+"""The loss of a diffusion model: how far the network's answer is from its target (Ho et al. 2020, eq. 14)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.cond import Cond
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.level import Level
+from sfumato.diffusion.noise import Address, Stream
+
+Times = Literal["uniform", "stratified", "logit_normal"]
+Weight = Callable[[Level], Tensor]
+
+
+def times(kind: Times, at: Address, denoiser: Denoiser) -> Tensor:
+    """Clock values (B,) to train at, between the ends of the schedule; whole numbers where it is a table.
+
+    "stratified" spreads a batch evenly over the clock, each sample with its own offset in its stratum (Kingma et al.
+    2021, app. I.1); it makes a sample's time depend on its place in the batch. "logit_normal" favours the middle
+    (Esser et al. 2024, eq. 19).
+    """
+    u = at.uniform(Stream.TIME, 2)
+    match kind:
+        case "uniform":
+            part = u[:, 0]
+        case "stratified":
+            part = (torch.arange(len(u)) + u[:, 0]) / len(u)
+        case "logit_normal":
+            part = torch.sigmoid(torch.special.ndtri(u[:, 0]))
+    low, high = denoiser.schedule.span
+    entries = denoiser.schedule.entries
+    return (part * entries).floor().clamp(max=entries - 1) if entries else low + part * (high - low)
+
+
+def denoising_loss(
+    denoiser: Denoiser, x0: Tensor, cond: Cond, at: Address, *, kind: Times = "uniform", weight: Weight | None = None
+) -> Tensor:
+    """weight(level) * mean square of (answer - target), one number a sample (B,)."""
+    t = times(kind, at, denoiser).to(x0.device)
+    level = denoiser.schedule.level(t.view(-1, *[1] * (x0.ndim - 1)))
+    level = Level(level.t, level.alpha.to(x0.dtype), level.sigma.to(x0.dtype))
+    eps = at.normal(x0, Stream.NOISE)
+    x = level.alpha * x0 + level.sigma * eps
+    out = denoiser.raw(x, level, cond)
+    loss = (out.float() - denoiser.prediction.target(x0, eps, level)).square().flatten(1).mean(1)
+    return loss if weight is None else weight(level).flatten() * loss

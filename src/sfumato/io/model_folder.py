@@ -1,0 +1,140 @@
+"""A model on disk: a folder with `model.json` (what it is), `tokenizer.json` and one safetensors file a weight set.
+
+A weight set is a complete model by name: "ema" (the average, which sampling uses) or "raw" (the last step's).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from sfumato.io import atomic, tensors
+from sfumato.models.config import Closed, ModelConfig
+from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.registry import unknown
+
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
+DEFAULT = "emoji"
+
+
+class Defaults(Closed):
+    """How this model is sampled when nothing is said."""
+
+    sampler: str = "dpmpp_2m"
+    spacing: str = "trailing"
+    steps: int = 20
+    guidance: float = 3.0
+
+
+class WeightSet(Closed):
+    """One file of weights."""
+
+    file: str
+    sha256: str
+    about: str
+
+
+class ModelFile(Closed):
+    """The content of model.json."""
+
+    format: Literal[1] = 1
+    name: str
+    config: ModelConfig
+    default: str = "ema"
+    weights: dict[str, WeightSet]
+    defaults: Defaults = Defaults()
+    provenance: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, what its folder says of it, and which weight set it holds."""
+
+    model: LatentDiffusion
+    file: ModelFile
+    path: Path
+    weights: str
+
+
+def names() -> list[str]:
+    """The models that ship with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob("*/model.json"))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder of a model given by name or path; ValueError, listing the names, if there is none."""
+    path = Path(name_or_path)
+    if (path / "model.json").is_file():
+        return path
+    if path.name == "model.json" and path.is_file():
+        return path.parent
+    if str(name_or_path) in names():
+        return BUNDLED / str(name_or_path)
+    if path.exists():
+        raise ValueError(f"{path} holds no model.json; a model is a folder that does")
+    raise ValueError(unknown("model", str(name_or_path), names()) + " (or the path of a model folder)")
+
+
+def describe(name_or_path: str | Path) -> ModelFile:
+    """What model.json says, without the weights; ValueError of one line if it is not as it should be."""
+    path = find(name_or_path) / "model.json"
+    try:
+        return ModelFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{path} is not a model description: {where}: {first['msg'].lower()}") from None
+
+
+def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
+    """Load a model by name or path, in float32 on the CPU. Hashes are checked."""
+    folder, file = find(name_or_path), describe(name_or_path)
+    chosen = weights or file.default
+    if chosen not in file.weights:
+        raise ValueError(unknown("weight set", chosen, sorted(file.weights)))
+    entry = file.weights[chosen]
+    path = folder / Path(entry.file).name
+    if tensors.sha256(path) != entry.sha256:
+        raise ValueError(f"{path} is not the file that model.json describes (its hash differs); copy it again")
+    model = LatentDiffusion(file.config, _tokenizer(folder / "tokenizer.json"))
+    tensors.fill(model, tensors.load(path), source=path)
+    return Loaded(model.eval().requires_grad_(False), file, folder, chosen)
+
+
+def save(
+    path: Path,
+    sets: Mapping[str, tuple[str, Mapping[str, Tensor]]],
+    *,
+    name: str,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    defaults: Defaults,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a model folder whole. `sets` maps the name of a weight set to what it is and its tensors."""
+    with atomic.folder(path) as folder:
+        entries = {}
+        for key, (about, weights) in sets.items():
+            target = folder / f"{key}.safetensors"
+            tensors.save(target, weights)
+            entries[key] = WeightSet(file=target.name, sha256=tensors.sha256(target), about=about)
+        file = ModelFile(
+            name=name, config=config, weights=entries, defaults=defaults, provenance=dict(provenance)
+        )
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        text = json.dumps(file.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
+        (folder / "model.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"{path} is missing; the folder is not complete") from None
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path} is not a tokenizer ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,182 @@
+"""Pictures cross the border here: bytes of a file on one side, float tensors in [-1, 1] on the other."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, PngImagePlugin
+from torch import Tensor
+
+from sfumato.io import atomic
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 25_000_000
+
+# What Pillow raises on broken files, apart from the OSError and ValueError it documents.
+_BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, AttributeError, OverflowError),
+    *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def decode(data: bytes, *, size: int | None = None) -> Tensor:
+    """The bytes of a PNG, JPEG, WebP, GIF or BMP file -> (3, H, W) float32 in [-1, 1], RGB.
+
+    Turned as EXIF says, alpha composited on white, first frame only. With `size`, the shorter side becomes
+    `size` and the middle square is kept. Anything unreadable is a ValueError of one line.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1 pixel")
+    picture = _open(io.BytesIO(data))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd palettes and profiles; the pixels are what counts
+            picture.load()
+            picture = on_white(_upright(picture))
+            picture = picture if size is None else _square(picture, size)
+    except _BROKEN as error:
+        raise ValueError(f"the picture is damaged ({_line(error)}); save it again or leave it out") from None
+    return from_pil(picture)
+
+
+def check(path: Path) -> tuple[int, int]:
+    """Width and height of a file, from its header alone, pixels not decoded; ValueError as in `decode`."""
+    try:
+        with path.open("rb") as file:
+            return _open(file).size
+    except OSError as error:
+        raise ValueError(f"the file cannot be opened ({error.strerror or error})") from None
+
+
+def from_pil(picture: Image.Image) -> Tensor:
+    """An RGB picture -> (3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.uint8))  # (H, W, 3)
+    return pixels.permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] -> an RGB picture; rounded, not truncated, so that `decode` inverts it exactly."""
+    if image.ndim != 3 or image.shape[0] != 3:  # noqa: PLR2004
+        raise ValueError(f"a picture has shape (3, height, width), not {tuple(image.shape)}")
+    pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_png(image: Tensor, path: Path, parameters: Mapping[str, Any], infotext: str = "") -> None:
+    """Write (3, H, W) in [-1, 1] as PNG, whole or not at all, with its parameters inside.
+
+    The text chunk "sfumato" holds `parameters` as JSON; "parameters" holds `infotext`, which other tools read.
+    """
+    text = PngImagePlugin.PngInfo()
+    if infotext:
+        _add(text, "parameters", infotext)
+    if parameters:
+        _add(text, "sfumato", json.dumps(parameters, ensure_ascii=False))
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "PNG", pnginfo=text)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
+def parameters_of(path: Path) -> dict[str, Any]:
+    """The "sfumato" parameters in a PNG; ValueError of one line if there are none."""
+    try:
+        with path.open("rb") as file:
+            picture = _open(file)
+            picture.load()
+            found = json.loads(getattr(picture, "text", {}).get("sfumato", ""))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None
+    except _BROKEN:
+        raise ValueError(f"{path} holds no sfumato parameters; only pictures that sfumato wrote do") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no sfumato parameters; only pictures that sfumato wrote do")
+    return found
+
+
+def sheet(images: Tensor, *, columns: int, gap: int = 2) -> Tensor:
+    """Pictures (N, 3, H, W) in one (3, ., .), `columns` in a row, on white."""
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    out = images.new_ones(c, rows * (h + gap) + gap, columns * (w + gap) + gap)
+    for i, image in enumerate(images):
+        y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+        out[:, y : y + h, x : x + w] = image
+    return out
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Any mode -> RGB: alpha on white, 16-bit scaled to 8, palette and CMYK converted."""
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        wide = np.asarray(picture, dtype=np.float64)
+        scaled = np.clip(wide / 257 if picture.mode != "F" else wide, 0, 255).round().astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        ground = Image.new("RGBA", clear.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, clear).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """The picture behind its header, pixels not yet read; kind and size are checked here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(file, formats=FORMATS)
+    except _BROKEN:
+        raise ValueError("not a picture of a known kind; PNG, JPEG, WebP, GIF and BMP can be read") from None
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ValueError(f"the picture is {width} x {height}; it has no pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"the picture is {width} x {height}; at most {MAX_PIXELS:,} pixels are read, scale it down"
+        )
+    return picture
+
+
+def _add(text: PngImagePlugin.PngInfo, key: str, value: str) -> None:
+    """A plain chunk where latin-1 can say it, an international one elsewhere."""
+    try:
+        value.encode("latin-1")
+        text.add_text(key, value)
+    except UnicodeEncodeError:
+        text.add_itxt(key, value)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as EXIF says; a damaged EXIF block says nothing."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _BROKEN:
+        return picture
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, then the middle square."""
+    width, height = picture.size
+    edge = min(width, height)
+    if (width, height) == (size, size):
+        return picture
+    left, top = (width - edge) / 2, (height - edge) / 2
+    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message; the kind of error when there is none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def digest(image: Tensor | None) -> str:
+    """SHA-256 of the 8-bit pixels of (3, H, W), as hex."""
+    return "" if image is None else hashlib.sha256(to_pil(image).tobytes()).hexdigest()

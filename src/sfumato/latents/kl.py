@@ -1,0 +1,48 @@
+"""The KL first stage: an autoencoder whose latents are brought to zero mean and unit variance."""
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion.noise import Noise
+from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize, drawn, moments
+
+
+class KLFirstStage(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/f, W/f) of unit variance, and back.
+
+    One factor for all channels, as in LDM (0.18215 = 1 / std in Stable Diffusion); a mean for each.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: AutoencoderSize) -> None:
+        super().__init__()
+        self.factor, self.channels = size.factor, size.latent_channels
+        self.net = Autoencoder(size)
+        self.register_buffer("mean", torch.zeros(1, size.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(()))
+
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior, in units of the normalised latent. ValueError on a bad size."""
+        h, w = image.shape[-2:]
+        if h % self.factor or w % self.factor:
+            raise ValueError(f"a picture of {w}x{h} does not divide by {self.factor}; both sides must")
+        mean, logvar = moments(self.net.encoder(image))
+        return (mean - self.mean) / self.std, logvar - 2 * self.std.log()
+
+    def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """The latent: a draw from the posterior with `noise`, its mean without."""
+        mean, logvar = self.moments(image)
+        return mean if noise is None else drawn(mean, logvar, noise(mean))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The picture, not clamped."""
+        return self.net.decoder(latent * self.std + self.mean)
+
+    @torch.no_grad()
+    def calibrate(self, mean: Tensor, logvar: Tensor) -> None:
+        """Set the statistics so that latents with these raw moments (N, C, h, w) have zero mean, unit variance."""
+        self.mean.copy_(mean.mean((0, 2, 3), keepdim=True))
+        second = (mean - self.mean).square() + logvar.exp()
+        self.std.copy_(second.mean().sqrt())

@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out, torch only. They know no schedule, no file and no configuration."""

@@ -1,0 +1,87 @@
+"""The emoji recipe: a model of 64 x 64 pixels that two CPU cores can train."""
+
+from pathlib import Path
+
+from sfumato.data import Dataset, Emoji, Folder, Sample, Split, captions, concrete_ids
+from sfumato.models.config import ModelConfig, ScheduleConfig
+from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.transformer import TransformerSize
+from sfumato.nets.unet import UNetSize
+from sfumato.recipes.text_to_image import DiffusionRun, FirstStageRun, Material, TextToImage
+from sfumato.train.plan import Plan
+
+STYLES = ("3d", "flat")  # that the denoiser learns; the autoencoder sees all four
+
+
+def settings() -> TextToImage:
+    """The settings of the bundled model."""
+    return TextToImage(
+        name="emoji",
+        model=ModelConfig(
+            first_stage=AutoencoderSize(
+                channels=32, mult=(1, 2, 4), blocks=1, latent_channels=48, patch=2, shortcut="linear"
+            ),
+            text=TransformerSize(dim=128, depth=2, length=24, heads=4, dim_head=32),
+            unet=UNetSize(
+                channels=48,
+                width=80,
+                mult=(1, 2, 3),
+                blocks=1,
+                attention=(2, 4),
+                head_dim=40,
+                context_dim=128,
+                vector_dim=128,
+                modulation="scale_shift",
+            ),
+            schedule=ScheduleConfig(kind="cosine"),
+            resolution=64,
+        ),
+        first_stage=FirstStageRun(
+            plan=Plan(steps=2000, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=2000),
+            perceptual_from=1600,
+            squares=5.0,
+        ),
+        diffusion=DiffusionRun(
+            plan=Plan(steps=9000, batch=64, rate=1e-3, warmup=200, ema=0.999, save=250, preview=1000)
+        ),
+    )
+
+
+def material(data: Path | None = None, size: int = 64) -> Material:
+    """The emoji world, or a folder of captioned pictures in its place."""
+    if data is not None:
+        return _folder(data, size)
+    concrete = concrete_ids()
+    return Material(
+        pictures=Emoji(split=Split.TRAIN),
+        captioned=Emoji(split=Split.TRAIN, styles=STYLES, concepts=concrete),
+        held_out=Emoji(split=Split.CONCEPT),
+        captions=lambda sample: captions(sample["meta"]),
+        about=f"emoji world, concrete concepts in the styles {', '.join(STYLES)}",
+    )
+
+
+class _Part:
+    """Every n-th sample of a data set, or all but these."""
+
+    def __init__(self, whole: Dataset, index: list[int]) -> None:
+        self.whole, self.index, self.fields = whole, index, whole.fields
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        return self.whole[self.index[i]]
+
+
+def _folder(data: Path, size: int) -> Material:
+    whole = Folder(data, size=size)
+    held = list(range(0, len(whole), 25)) if len(whole) >= 50 else []  # noqa: PLR2004
+    rest = sorted(set(range(len(whole))) - set(held))
+    return Material(
+        pictures=_Part(whole, rest),
+        captioned=whole,
+        held_out=_Part(whole, held) if held else None,
+        captions=lambda sample: (sample["caption"],),
+        about=f"{len(whole)} pictures of the folder {data.name}",
+    )

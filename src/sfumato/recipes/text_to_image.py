@@ -1,0 +1,300 @@
+"""Text to image from nothing: an autoencoder first, then diffusion over its latents, which are computed once."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from sfumato import __version__
+from sfumato.conditioning.text import Text
+from sfumato.conditioning.vocabulary import vocabulary
+from sfumato.data.sample import Dataset, Sample
+from sfumato.diffusion.noise import Address, Stream
+from sfumato.diffusion.objective import Times, denoising_loss
+from sfumato.generate import Request, generate
+from sfumato.io import atomic, model_folder, pictures, tensors
+from sfumato.io.model_folder import Defaults, Loaded, ModelFile
+from sfumato.latents.autoencoding import Autoencoding, psnr
+from sfumato.latents.kl import KLFirstStage
+from sfumato.models.config import Closed, ModelConfig
+from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.nets.autoencoder import drawn, moments
+from sfumato.nets.lpips import Lpips
+from sfumato.train.batches import indices
+from sfumato.train.fit import Batch, Progress
+from sfumato.train.plan import Plan
+from sfumato.train.stage import train
+from sfumato.train.state import State
+
+LPIPS = Path(__file__).resolve().parent.parent / "bundled" / "lpips" / "vgg16_relu3_3_fp16.safetensors"
+CHUNK = 64  # pictures encoded or decoded at once
+
+
+class FirstStageRun(Closed):
+    """How the autoencoder is trained."""
+
+    plan: Plan
+    perceptual: float = Field(0.1, ge=0)  # weight of LPIPS
+    perceptual_from: int = Field(0, ge=0)  # step at which it begins
+    squares: float = Field(1.0, ge=0)  # weight of the squared error beside the absolute one
+    kl_weight: float = Field(1e-3, ge=0)
+
+
+class DiffusionRun(Closed):
+    """How the denoiser and the conditioner are trained."""
+
+    plan: Plan
+    drop: float = Field(0.1, ge=0, le=1)  # share of captions replaced by the empty one (Ho & Salimans 2022)
+    times: Times = "uniform"
+
+
+class TextToImage(Closed):
+    """All settings of a run. Every one can be set from the command line by its path: `diffusion.plan.steps=2000`."""
+
+    name: str
+    model: ModelConfig
+    first_stage: FirstStageRun
+    diffusion: DiffusionRun
+    defaults: Defaults = Defaults()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from."""
+
+    pictures: Dataset  # for the autoencoder
+    captioned: Dataset  # for the denoiser
+    held_out: Dataset | None  # pictures that the autoencoder never sees, to measure it with
+    captions: Callable[[Sample], tuple[str, ...]]  # the ways to say what a picture shows
+    about: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage begins, or goes on at `step`."""
+
+    stage: str
+    step: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step of a stage is done."""
+
+    stage: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """A file or folder is there."""
+
+    what: str
+    path: Path
+
+
+Event = Begun | Stepped | Wrote
+
+
+def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
+    """Train in the folder `out`, going on from what is there. Yields events; the last one names the model folder."""
+    if "caption" not in material.captioned.fields:
+        raise ValueError(f"the pictures have no captions ({material.about}); add sidecars or a metadata.jsonl")
+    torch.manual_seed(settings.first_stage.plan.seed)
+    first_stage = KLFirstStage(settings.model.first_stage)
+    yield from _first_stage(settings, material, first_stage, out / "first-stage")
+    cache = _cached(first_stage, material.captioned, out / "latents.safetensors")
+    first_stage.calibrate(cache["mean"], cache["logvar"])
+    score = None if material.held_out is None else _score(first_stage, material.held_out)
+
+    ways = [material.captions(material.captioned[i]) for i in range(len(material.captioned))]
+    tokenizer = vocabulary(way for captions in ways for way in captions)
+    torch.manual_seed(settings.diffusion.plan.seed)
+    model = LatentDiffusion(settings.model, tokenizer)
+    model.first_stage.load_state_dict(first_stage.state_dict())
+    provenance = {
+        "recipe": settings.model_dump(mode="json", exclude={"model"}),
+        "material": material.about,
+        "pictures": {"first stage": len(material.pictures), "diffusion": len(material.captioned)},
+        "first stage psnr, held out": score,
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "sfumato": __version__,
+        "torch": torch.__version__,
+    }
+    yield from _diffusion(settings, model, cache, ways, out, provenance)
+
+
+def _first_stage(
+    settings: TextToImage, material: Material, stage: KLFirstStage, home: Path
+) -> Iterator[Event]:
+    """Train the autoencoder and leave its average in `stage`."""
+    run, images = settings.first_stage, material.pictures
+    if settings.model.first_stage.shortcut == "linear":
+        every = max(1, len(images) // 2048)
+        stage.net.start_at_principal_components(_stack(images, range(0, len(images), every)))
+    objective = Autoencoding(
+        stage.net,
+        _lpips() if run.perceptual > 0 else None,
+        perceptual=run.perceptual,
+        perceptual_from=run.perceptual_from,
+        squares=run.squares,
+        kl_weight=run.kl_weight,
+    )
+
+    def batches(step: int) -> Batch:
+        index = indices(step, batch=run.plan.batch, n=len(images), seed=run.plan.seed)
+        return {"index": index, "image": _stack(images, index.tolist())}
+
+    state = State(stage.net, run.plan)
+    yield from _reported("first stage", train(objective, batches, state, run.plan, home), state, run.plan)
+    state.ema.copy_to(stage.net)
+    stage.eval().requires_grad_(False)
+    if material.held_out is not None:
+        yield Wrote("first stage on held-out pictures", _pairs(stage, material.held_out, home / "held-out.png"))
+
+
+class _Captioned(nn.Module):
+    """The objective of the second stage; its parameters are the conditioner's and the denoiser's."""
+
+    def __init__(self, model: LatentDiffusion, drop: float, times: Times) -> None:
+        super().__init__()
+        self.conditioner, self.denoiser = model.conditioner, model.denoiser
+        self.drop, self.times = drop, times
+
+    def forward(self, batch: Batch, at: Address) -> dict[str, Tensor]:
+        """`batch`: "mean", "logvar" (B, C, h, w) of the latents and the conditioner's tensors."""
+        z = drawn(batch["mean"], batch["logvar"], at.normal(batch["mean"], Stream.ENCODE))
+        keep = (at.uniform(Stream.DROP)[:, 0] >= self.drop).to(z.device)
+        cond = self.conditioner(batch).where(keep, self.conditioner.null(len(z)))
+        return {"loss": denoising_loss(self.denoiser, z, cond, at, kind=self.times).mean()}
+
+
+def _diffusion(
+    settings: TextToImage,
+    model: LatentDiffusion,
+    cache: dict[str, Tensor],
+    ways: list[tuple[str, ...]],
+    out: Path,
+    provenance: dict[str, object],
+) -> Iterator[Event]:
+    """Train the denoiser and the conditioner on cached latents; write previews and the model folder."""
+    run, plan = settings.diffusion, settings.diffusion.plan
+    mean, logvar = _normalised(model.first_stage, cache)
+    objective = _Captioned(model, run.drop, run.times)
+
+    def batches(step: int) -> Batch:
+        index = indices(step, batch=plan.batch, n=len(mean), seed=plan.seed)
+        which = Address.of(plan.seed, index, step).uniform(Stream.CAPTION)[:, 0]
+        said = [ways[i][int(u * len(ways[i]))] for i, u in zip(index.tolist(), which, strict=True)]
+        tokens = model.conditioner.collate([{"caption": c} for c in said])
+        return {"index": index, "mean": mean[index], "logvar": logvar[index], **tokens}
+
+    state = State(objective, plan)
+    spread = [ways[i * len(ways) // 16][0] for i in range(16)]
+    steps = train(objective, batches, state, plan, out / "diffusion")
+    seconds = 0.0
+    for event in _reported("diffusion", steps, state, plan):
+        yield event
+        if isinstance(event, Stepped):
+            seconds += event.progress.seconds
+            if event.progress.every(plan.preview):
+                averaged = _averaged(settings, model, state)
+                path = out / "samples" / f"step-{state.step}.png"
+                yield Wrote("preview", _preview(averaged, spread, path))
+    averaged = _averaged(settings, model, state)
+    provenance |= {"steps": state.step, "images": state.step * plan.batch, "skipped": state.skipped}
+    about = f"average of the weights, decay {plan.ema} with warm-up, {state.ema.updates} updates"
+    model_folder.save(
+        out / "model",
+        {"ema": (about, averaged.model.state_dict())},
+        name=settings.name,
+        config=settings.model,
+        tokenizer=model.conditioner.tokenizer,
+        defaults=settings.defaults,
+        provenance=provenance,
+    )
+    yield Wrote("model", out / "model")
+
+
+def _reported(stage: str, steps: Iterator[Progress], state: State, plan: Plan) -> Iterator[Event]:
+    """A stage's progress as events. The first step is done before it is said where the stage began."""
+    begun = False
+    for progress in steps:
+        if not begun:
+            yield Begun(stage, progress.step - 1, plan)
+            begun = True
+        yield Stepped(stage, progress)
+    if not begun:
+        yield Begun(stage, state.step, plan)
+
+
+@torch.no_grad()
+def _cached(stage: KLFirstStage, images: Dataset, path: Path) -> dict[str, Tensor]:
+    """Raw moments (N, C, h, w) of all pictures, from the file or into it."""
+    if path.exists():
+        return tensors.load(path)
+    parts = []
+    for begin in range(0, len(images), CHUNK):
+        parts.append(moments(stage.net.encoder(_stack(images, range(begin, min(begin + CHUNK, len(images)))))))
+    mean, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
+    with atomic.folder(path.parent / "cache.tmp") as folder:
+        tensors.save(folder / path.name, {"mean": mean, "logvar": logvar})
+        (folder / path.name).replace(path)
+    return {"mean": mean, "logvar": logvar}
+
+
+def _normalised(stage: KLFirstStage, cache: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return (cache["mean"] - stage.mean) / stage.std, cache["logvar"] - 2 * stage.std.log()
+
+
+@torch.no_grad()
+def _averaged(settings: TextToImage, model: LatentDiffusion, state: State) -> Loaded:
+    """A model of its own with the averaged weights."""
+    copy = LatentDiffusion(settings.model, model.conditioner.tokenizer)
+    copy.load_state_dict(model.state_dict())
+    state.ema.copy_to(_Captioned(copy, 0.0, "uniform"))
+    file = ModelFile(name=settings.name, config=settings.model, weights={}, defaults=settings.defaults)
+    return Loaded(copy.eval().requires_grad_(False), file, Path(), "ema")
+
+
+@torch.no_grad()
+def _score(stage: KLFirstStage, images: Dataset) -> float:
+    """Mean PSNR in dB of the reconstructions."""
+    total = 0.0
+    for begin in range(0, len(images), CHUNK):
+        x = _stack(images, range(begin, min(begin + CHUNK, len(images))))
+        total += float(psnr(stage.decode(stage.encode(x)), x).sum())
+    return round(total / len(images), 2)
+
+
+@torch.no_grad()
+def _pairs(stage: KLFirstStage, images: Dataset, path: Path) -> Path:
+    """The first pictures above their reconstructions."""
+    x = _stack(images, range(min(8, len(images))))
+    y = stage.decode(stage.encode(x)).clamp(-1, 1)
+    pictures.save_png(pictures.sheet(torch.cat([x, y]), columns=len(x)), path, {})
+    return path
+
+
+def _preview(loaded: Loaded, captions: list[str], path: Path) -> Path:
+    """One picture a caption, in a sheet."""
+    images = [generate(loaded, Request(prompt=c, seed=i)).images for i, c in enumerate(captions)]
+    pictures.save_png(pictures.sheet(torch.cat(images), columns=8), path, {"captions": captions})
+    return path
+
+
+def _stack(images: Dataset, index: range | list[int]) -> Tensor:
+    return torch.stack([images[i]["image"] for i in index])
+
+
+def _lpips() -> Lpips:
+    net = Lpips(stages=3)
+    tensors.fill(net, tensors.load(LPIPS), source=LPIPS)
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,39 @@
+"""How long, how fast and how a training run goes: everything about it that is not the loss."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The loop's settings. Rates and averages are functions of the step alone, so a resumed run repeats them."""
+
+    steps: int
+    batch: int
+    rate: float  # peak learning rate of AdamW
+    warmup: int = 100  # steps of linear rise
+    floor: float = 0.05  # the cosine decay ends at this fraction of the peak
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    save: int = 500  # steps between checkpoints
+    preview: int = 500  # steps between previews
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "save", "preview"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.rate > 0:
+            raise ValueError(f"rate is {self.rate}; it must be positive")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ...: a linear rise, then half a cosine down to floor * rate."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        done = min(1.0, step / self.steps)
+        return self.rate * rise * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
