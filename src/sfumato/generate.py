@@ -2,10 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -14,9 +17,9 @@ from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.guidance import guided
 from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.samplers import find, start
+from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Defaults, Loaded
 from sfumato.models.config import Closed
-from sfumato.models.latent_diffusion import LatentDiffusion
 
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
 
@@ -24,16 +27,16 @@ LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be
 class Request(Closed):
     """What is asked for. What is None is taken from the model's own defaults."""
 
-    prompt: str = Field("", max_length=8000)
-    negative: str = Field("", max_length=8000)
+    prompt: str = Field(default="", max_length=8000)
+    negative: str = Field(default="", max_length=8000)
     sampler: str | None = None
     spacing: str | None = None
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
-    seed: int = Field(0, ge=0, lt=2**64)
-    n: int = Field(1, ge=1, le=64)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    n: int = Field(default=1, ge=1, le=64)
     size: tuple[int, int] | None = None  # width, height
-    strength: float = Field(0.6, gt=0, le=1)  # of the change, when there is a picture to begin from
+    strength: float = Field(default=0.6, gt=0, le=1)  # of the change, when there is a picture to begin from
 
     @field_validator("sampler")
     @classmethod
@@ -71,9 +74,33 @@ class Result:
     requests: tuple[Request, ...]  # one a picture, each of which makes that picture again
     weights: str  # the weight set that was used
     evaluations: int
-    tokens: int  # of the prompt that were read
-    dropped: int  # of the prompt that were over the model's length
+    tokens: int  # of the longest prompt that were read
+    dropped: int  # of it that were over the model's length
     seconds: float
+
+    def pil(self) -> list[Image]:
+        """The pictures for Pillow."""
+        return [pictures.to_pil(image) for image in self.images]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model as most people use it: `load("emoji").generate(prompt="a red apple, 3d")`."""
+
+    loaded: Loaded
+
+    def sample(self, *, init: Tensor | None = None, **asked: Any) -> Iterator[Preview | Result]:
+        """`sample` for the fields of a Request given by name."""
+        return sample(self.loaded, Request(**asked), init=init)
+
+    def generate(self, *, init: Tensor | None = None, **asked: Any) -> Result:
+        """The Result for the fields of a Request given by name."""
+        return generate(self.loaded, Request(**asked), init=init)
+
+
+def load(name_or_path: str | Path, *, weights: str | None = None) -> Model:
+    """A bundled model by name or a model folder by path; `weights` chooses a weight set. ValueError if it is not so."""
+    return Model(model_folder.load(name_or_path, weights=weights))
 
 
 def random_seed() -> int:
@@ -82,34 +109,38 @@ def random_seed() -> int:
 
 
 @torch.no_grad()
-def sample(loaded: Loaded, request: Request, *, init: Tensor | None = None) -> Iterator[Preview | Result]:
+def sample(
+    loaded: Loaded, request: Request | Sequence[Request], *, init: Tensor | None = None
+) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
 
-    `init` (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Picture k has seed
-    `request.seed + k` and does not depend on how many there are. ValueError for what the model cannot do.
+    Several requests make one batch if they differ in prompt, negative, seed and n alone. Picture k of a request has
+    its `seed + k` and does not depend on its batch mates. `init` (3, H, W) in [-1, 1] is a picture to begin from; its
+    size is the size of the result. ValueError for what the model cannot do.
     """
     began = time.perf_counter()
-    model = loaded.model
-    request = request.completed(loaded.file.defaults, loaded.file.config.resolution)
-    if init is not None:
-        request = request.model_copy(update={"size": (init.shape[2], init.shape[1])})
-    assert request.size and request.sampler and request.spacing and request.steps and request.guidance is not None
-    shape = model.latent_shape(*request.size)
-    requests = tuple(request.model_copy(update={"n": 1, "seed": s}) for s in _seeds(request))
-    tokens, dropped = _tokens(model, request.prompt)
+    model, requests = loaded.model, _each(loaded, [request] if isinstance(request, Request) else request, init)
+    common = requests[0]
+    assert common.size is not None and common.steps is not None and common.guidance is not None  # noqa: PT018
+    assert common.sampler is not None and common.spacing is not None  # noqa: PT018
+    shape = model.latent_shape(*common.size)
+    prompts = [r.prompt for r in requests]
+    tokens = max(model.conditioner.count(list(set(prompts))))
+    read = min(tokens, model.conditioner.size.length)
 
-    grid = SPACINGS[request.spacing](model.denoiser.schedule, request.steps)
+    grid = SPACINGS[common.spacing](model.denoiser.schedule, common.steps)
     noise = seeded([r.seed for r in requests])
-    x = grid.levels[0].sigma * noise(torch.empty(request.n, *shape))
+    x = grid.levels[0].sigma * noise(torch.empty(len(requests), *shape))
     if init is not None:
-        grid = grid.part(request.strength)
+        grid = grid.part(common.strength)
         first = grid.levels[0]
-        z = model.first_stage.encode(init[None].expand(request.n, -1, -1, -1))
+        z = model.first_stage.encode(init[None]).expand_as(x)
         x = first.alpha * z + first.sigma * noise(z)
-    cond, null = model.conditioner.of([request.prompt]), model.conditioner.of([request.negative])
-    guide = guided(cond.repeat(request.n), null.repeat(request.n), scale=request.guidance)
+    guide = guided(
+        model.conditioner.of(prompts), model.conditioner.of([r.negative for r in requests]), scale=common.guidance
+    )
 
-    entry = find(request.sampler)
+    entry = find(common.sampler)
     total = entry.evaluations(grid)
     done, latents = 0, x
     for event in drive.steps(start(entry, x, grid, noise), model.denoiser.bind(guide)):
@@ -120,23 +151,25 @@ def sample(loaded: Loaded, request: Request, *, init: Tensor | None = None) -> I
             yield Preview(done, total, event.x0)
     images = model.first_stage.decode(latents).clamp(-1, 1)
     seconds = time.perf_counter() - began
-    yield Result(images, latents, requests, loaded.weights, done, tokens, dropped, seconds)
+    yield Result(images, latents, requests, loaded.weights, done, read, tokens - read, seconds)
 
 
-def generate(loaded: Loaded, request: Request, *, init: Tensor | None = None) -> Result:
+def generate(loaded: Loaded, request: Request | Sequence[Request], *, init: Tensor | None = None) -> Result:
     """The Result of `sample`."""
     *_, result = sample(loaded, request, init=init)
     assert isinstance(result, Result)
     return result
 
 
-def _seeds(request: Request) -> list[int]:
-    return [(request.seed + k) % 2**64 for k in range(request.n)]
-
-
-def _tokens(model: LatentDiffusion, prompt: str) -> tuple[int, int]:
-    (count,) = model.conditioner.count([prompt])
-    read = min(count, model.conditioner.size.length)
-    return read, count - read
-
-
+def _each(loaded: Loaded, requests: Sequence[Request], init: Tensor | None) -> tuple[Request, ...]:
+    """One complete request for each picture; ValueError if they cannot share a batch."""
+    given = {"size": (init.shape[2], init.shape[1])} if init is not None else {}
+    each = []
+    for request in requests:
+        whole = request.completed(loaded.file.defaults, loaded.file.config.resolution).model_copy(update=given)
+        seeds = [(whole.seed + k) % 2**64 for k in range(whole.n)]
+        each += [whole.model_copy(update={"n": 1, "seed": seed}) for seed in seeds]
+    shared = {r.model_copy(update={"prompt": "", "negative": "", "seed": 0}) for r in each}
+    if len(shared) != 1:
+        raise ValueError("requests in one batch differ in more than prompt, negative, seed and n; ask for each alone")
+    return tuple(each)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mixture import PATHS, f64
 
+from mixture import PATHS, f64
 from sfumato.diffusion.schedule import Schedule
 
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())

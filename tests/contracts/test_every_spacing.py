@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mixture import PATHS
 
+from mixture import PATHS
 from sfumato.diffusion.grid import SPACINGS, Grid
 from sfumato.diffusion.schedule import Schedule
 
@@ -16,17 +16,22 @@ every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 
 
 def built(name: str, path: Schedule, steps: int) -> Grid | None:
-    """The grid, or None if the spacing cannot serve this schedule and says so."""
+    """The grid; None if it takes no such number of steps, or if this spacing cannot serve this schedule."""
     try:
         return SPACINGS[name](path, steps)
-    except ValueError as refusal:
-        assert "schedule" in str(refusal)
+    except ValueError:
         return None
 
 
 @every_spacing
+def test_serves_stable_diffusions_schedule(name: str) -> None:
+    for steps in (1, 20, 50, 999):
+        assert len(SPACINGS[name](PATHS["scaled_linear"], steps)) == steps
+
+
+@every_spacing
 @every_path
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(steps=st.integers(1, 120))
 @example(steps=1)
 @example(steps=1000)
@@ -43,7 +48,7 @@ def test_levels_fall_strictly_and_there_are_as_many_steps_as_asked(name: str, pa
 
 @every_spacing
 @every_path
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(steps=st.integers(1, 60))
 def test_levels_are_scalars_on_the_schedule_and_the_end_may_be_clean(name: str, path: Schedule, steps: int) -> None:
     grid = built(name, path, steps)
@@ -64,5 +69,5 @@ def test_levels_are_scalars_on_the_schedule_and_the_end_may_be_clean(name: str, 
 @every_path
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_a_number_of_steps_out_of_range_is_refused(name: str, path: Schedule, steps: int) -> None:
-    with pytest.raises(ValueError, match="out of range|counts table entries"):
+    with pytest.raises(ValueError, match=r"out of range|counts table entries"):
         SPACINGS[name](path, steps)

@@ -36,9 +36,7 @@ def line(**fields: object) -> str:
 
 
 def test_sidecars(tmp_path: Path) -> None:
-    folder = Folder(
-        fill(tmp_path, {"b.png": 1, "b.txt": "\ufeffa bee,\n yellow ", "a.png": 2, "a.txt": "ant"}), size=4
-    )
+    folder = Folder(fill(tmp_path, {"b.png": 1, "b.txt": "\ufeffa bee,\n yellow ", "a.png": 2, "a.txt": "ant"}), size=4)
     assert isinstance(folder, Dataset)
     assert folder.fields == {"image", "caption"}
     assert captions(folder) == {"a.png": "ant", "b.png": "a bee, yellow"}
@@ -62,9 +60,7 @@ def test_metadata_comes_before_sidecars(tmp_path: Path, name: str, text: str) ->
 
 
 def test_metadata_in_a_sub_folder_is_about_that_folder(tmp_path: Path) -> None:
-    folder = Folder(
-        fill(tmp_path, {"x/a.png": 1, "x/metadata.jsonl": line(file_name="a.png", text="ant")}), size=4
-    )
+    folder = Folder(fill(tmp_path, {"x/a.png": 1, "x/metadata.jsonl": line(file_name="a.png", text="ant")}), size=4)
     assert captions(folder) == {"x/a.png": "ant"}
 
 
@@ -138,9 +134,7 @@ def test_a_few_unreadable_pictures_are_skipped(tmp_path: Path) -> None:
     assert len(folder) == 119
     assert [(path.name, why[:13]) for path, why in folder.skipped] == [("050.bmp", "not a picture")]
     fill(tmp_path, {"051.bmp": b""})
-    with pytest.raises(
-        ValueError, match=r"2 of 120 pictures cannot be read, first .*050\.bmp: not a picture"
-    ):
+    with pytest.raises(ValueError, match=r"2 of 120 pictures cannot be read, first .*050\.bmp: not a picture"):
         Folder(tmp_path, size=4)
 
 

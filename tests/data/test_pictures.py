@@ -55,9 +55,7 @@ def test_sixteen_bits_are_scaled() -> None:
     assert (((decode(encoded(wide)) + 1) * 127.5).round()[0, 0]).tolist() == [0, 100, 255]
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("CMYK", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("LA", "PNG")]
-)
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("LA", "PNG")])
 def test_every_mode_becomes_rgb(mode: str, kind: str) -> None:
     image = decode(encoded(noise().convert(mode), kind))
     assert image.shape == (3, 9, 12)

@@ -207,9 +207,7 @@ def test_mutated_shards_raise_nothing_but_a_line(tmp_path: Path, draw: st.DataOb
                 total = sum(block) - sum(block[148:156]) + 8 * 32
                 data[at + 148 : at + 156] = f"{total:06o}\0 ".encode()
     file = tmp_path / "mutated.tar"
-    file.write_bytes(
-        bytes(data[: draw.draw(st.integers(0, len(data)))] if draw.draw(st.booleans()) else data)
-    )
+    file.write_bytes(bytes(data[: draw.draw(st.integers(0, len(data)))] if draw.draw(st.booleans()) else data))
     try:
         shards = Shards([file])
         samples = [shards[i] for i in range(len(shards))]

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from mixture import f64
 
+from mixture import f64
 from sfumato.diffusion.grid import SPACINGS, Grid, karras, leading, linspace, logsnr, trailing, uniform
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import posterior_std
@@ -66,8 +66,19 @@ def test_trailing_begins_at_the_last_entry_and_ends_clean() -> None:
     grid = trailing(SD, 10)
     assert clocks(grid)[:-1] == list(range(999, 0, -100))
     assert is_clean(grid.levels[-1])
-    assert clocks(trailing(SD, 7))[:-1] == [999, 856, 713, 570, 428, 285, 142]  # round(arange(1000, 0, -1000/7)) - 1
     assert clocks(trailing(flow(), 4)) == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "counted"),
+    [
+        (7, [1000, 857, 714, 571, 429, 286, 143]),
+        (16, [1000, 938, 875, 812, 750, 688, 625, 562, 500, 438, 375, 312, 250, 188, 125, 62]),
+    ],
+)
+def test_trailing_rounds_as_numpy_does_in_diffusers(steps: int, counted: list[int]) -> None:
+    """round(arange(1000, 0, -1000 / steps)) - 1, with halves to even."""
+    assert [t + 1 for t in clocks(trailing(SD, steps))[:-1]] == counted
 
 
 def test_linspace_is_the_time_uniform_grid_of_dpm_solver() -> None:

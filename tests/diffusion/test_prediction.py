@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixture import BLIND, PATHS, TOY, f64
 from torch import Tensor
 
+from mixture import BLIND, PATHS, TOY, f64
 from sfumato.diffusion.drive import answer
 from sfumato.diffusion.grid import trailing
 from sfumato.diffusion.level import Level
@@ -29,6 +29,7 @@ def at_part(path: Schedule, part: float) -> Level:
 
 @every_path
 @every_kind
+@settings(max_examples=20)
 @given(part=st.floats(0, 1), clean=numbers, noise=numbers)
 def test_the_right_answer_gives_back_the_clean_picture(
     path: Schedule, kind: Prediction, part: float, clean: list[float], noise: list[float]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from mixture import TOY, exact, f64
 
+from mixture import TOY, exact, f64
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move, posterior_std
-from sfumato.diffusion.schedule import SCHEDULES, Table, abar_of, cosine, flow, linear, scaled_linear, zero_terminal
+from sfumato.diffusion.schedule import (
+    SCHEDULES,
+    Table,
+    abar_of,
+    cosine,
+    flow,
+    linear,
+    scaled_linear,
+    zero_terminal,
+)
 
 SD = scaled_linear()
 DDPM = linear()
@@ -134,13 +144,22 @@ def test_betas_of_a_respaced_chain_are_the_published_ones() -> None:
     abar = DDPM.abar[[0, 111, 222, 333, 444, 555, 666, 777, 888, 999]]
     betas = 1 - abar / torch.cat([f64(1.0), abar[:-1]])
     published = f64(
-        0.0001, 0.12630764, 0.31684362, 0.46611906, 0.58300549, 0.67448064, 0.74602977, 0.80196259, 0.84566338, 0.87978823
+        0.0001,
+        0.12630764,
+        0.31684362,
+        0.46611906,
+        0.58300549,
+        0.67448064,
+        0.74602977,
+        0.80196259,
+        0.84566338,
+        0.87978823,
     )
     torch.testing.assert_close(betas, published, rtol=0, atol=5e-9)
 
 
 @pytest.mark.parametrize("build", [scaled_linear, linear, cosine])
-def test_zero_terminal_ends_at_no_signal_and_keeps_the_first_entry(build: type) -> None:
+def test_zero_terminal_ends_at_no_signal_and_keeps_the_first_entry(build: Callable[..., Table]) -> None:
     plain, zero = build(), build(terminal_zero=True)
     assert float(zero.abar[-1]) == 0.0
     assert float(zero.abar[0]) == pytest.approx(float(plain.abar[0]), rel=1e-14)
@@ -148,7 +167,8 @@ def test_zero_terminal_ends_at_no_signal_and_keeps_the_first_entry(build: type) 
     assert float(zero.level(999).sigma) == 1.0
     # Lin et al. 2023, alg. 1: one shift and one scale of the square roots, so their differences keep their ratios
     torch.testing.assert_close(
-        zero.abar.sqrt().diff() / zero.abar.sqrt().diff().sum(), plain.abar.sqrt().diff() / plain.abar.sqrt().diff().sum()
+        zero.abar.sqrt().diff() / zero.abar.sqrt().diff().sum(),
+        plain.abar.sqrt().diff() / plain.abar.sqrt().diff().sum(),
     )
 
 
@@ -166,7 +186,7 @@ def test_zero_terminal_stays_at_pure_noise_beyond_its_end() -> None:
 
 
 @pytest.mark.parametrize("build", [scaled_linear, linear, cosine])
-def test_between_entries_log_alpha_is_linear_in_the_clock(build: type) -> None:
+def test_between_entries_log_alpha_is_linear_in_the_clock(build: Callable[..., Table]) -> None:
     table = build()
     t = f64(0.25, 17.5, 402.75, 997.125, 998.5)
     low, high = (0.5 * table.abar[i].log() for i in (t.floor().long(), t.floor().long() + 1))
@@ -208,7 +228,15 @@ def test_exact_flow_of_the_toy_between_levels_of_sd_is_the_published_one(
 
 @pytest.mark.parametrize(
     "abar",
-    [f64(0.5), f64(0.9, 0.9), f64(0.5, 0.7), f64(1.0, 0.5), f64(0.5, -0.1), f64(0.9, 0.5)[None], f64(0.9, math.nan)],
+    [
+        f64(0.5),
+        f64(0.9, 0.9),
+        f64(0.5, 0.7),
+        f64(1.0, 0.5),
+        f64(0.5, -0.1),
+        f64(0.9, 0.5)[None],
+        f64(0.9, math.nan),
+    ],
     ids=["one entry", "flat", "rising", "begins at one", "negative", "two axes", "nan"],
 )
 def test_a_table_that_is_no_schedule_is_refused(abar: torch.Tensor) -> None:

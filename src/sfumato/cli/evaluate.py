@@ -4,15 +4,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from sfumato.cli.parse import parse
+from sfumato.cli.parse import File, parse
 from sfumato.data import Dataset, Emoji, Split, concrete_ids
 from sfumato.evaluate import features
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
@@ -31,13 +31,13 @@ class Evaluate:
     The ceiling is the same for the first stage's reconstructions of the real pictures.
     """
 
-    model: tyro.conf.Positional[str] = model_folder.DEFAULT
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = model_folder.DEFAULT
     """Name or path of the model."""
     n: int = 200
     """Captions."""
     seed: int = 0
     """Which captions are drawn, and the seed of the first picture."""
-    sheet: Path | None = None
+    sheet: File = None
     """A PNG to write the first 64 pictures to."""
     json: bool = False
     """Print one JSON object, and nothing else, on standard output."""
@@ -66,15 +66,19 @@ def run(arguments: Sequence[str]) -> int:
         first = results["trained on"]
         sheet = pictures.sheet(first.images[:64], columns=8)
         pictures.save_png(sheet, asked.sheet, {"captions": list(first.captions[:64])})
-    _say(asked, results, quality, len(unseen))
+    _say(asked, results, (quality, len(unseen)), len(known.ids))
     return 0
 
 
 def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
+    """The result, with a bar on standard error while a person is watching."""
     console = Console(stderr=True)
-    for event in track(events, name, total=n, console=console, transient=True, disable=not sys.stderr.isatty()):
-        if isinstance(event, Fidelity):
-            return event
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(name, total=n)
+        for event in events:
+            if isinstance(event, Fidelity):
+                return event
+            bar.update(task, completed=event)
     raise AssertionError("an evaluation ends with its result")
 
 
@@ -85,10 +89,12 @@ def _psnr(stage: KLFirstStage, images: Dataset) -> float:
     return float(psnr(y, x).mean())
 
 
-def _say(asked: Evaluate, results: dict[str, Fidelity], quality: float, n: int) -> None:
+def _say(asked: Evaluate, results: dict[str, Fidelity], first_stage: tuple[float, int], concepts: int) -> None:
+    quality, n = first_stage
     if asked.json:
         scores = {k: {"model": asdict(f.model), "ceiling": asdict(f.ceiling)} for k, f in results.items()}
-        print(json.dumps({"fidelity": scores, "first_stage_psnr": {"db": quality, "n": n}, "features": "MobileNetV2"}))
+        world = {"concepts": concepts, "styles": STYLES, "features": "MobileNetV2"}
+        print(json.dumps({"fidelity": scores, "first_stage_psnr": {"db": quality, "n": n}, **world}))
         return
     table = Table("captions", "n", "", "top-1", "top-5", "group", box=None)
     for name, f in results.items():

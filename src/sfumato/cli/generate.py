@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from sfumato.cli.parse import line, parse
+from sfumato.cli.parse import File, Int, Name, Number, line, parse
 from sfumato.generate import Preview, Request, Result, random_seed, sample
-from sfumato.io import infotext, model_folder, pictures
+from sfumato.io import atomic, infotext, model_folder, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
 
 
@@ -24,31 +24,33 @@ from sfumato.io.model_folder import DEFAULT, Loaded
 class Generate:
     """Make pictures from prompts. What is not said is taken from the model's own defaults."""
 
-    prompts: tyro.conf.Positional[list[str]] = field(default_factory=list)
+    prompts: Annotated[tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="PROMPT ...")] = field(
+        default_factory=list
+    )
     """What the pictures show, for instance "a red apple, 3d"."""
-    from_file: Path | None = None
+    from_file: File = None
     """A text file with a prompt a line, besides or instead."""
     model: str = DEFAULT
     """The name of a bundled model (see: sfumato models) or the path of a model folder."""
     negative: str = ""
     """What they should not show."""
-    sampler: str | None = None
+    sampler: Name = None
     """See: sfumato samplers."""
-    spacing: str | None = None
+    spacing: Name = None
     """How the steps are spaced: trailing, leading, uniform, linspace, logsnr, karras."""
-    steps: int | None = None
+    steps: Int = None
     """Sampling steps."""
-    guidance: float | None = None
+    guidance: Number = None
     """Scale of classifier-free guidance; 1 is none."""
     seed: int = -1
     """Seed of the first picture, the next ones count on; -1 draws one, which is printed."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Pictures for each prompt."""
-    size: str | None = None
+    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
     """Width and height in pixels, as 64x64."""
-    init: Path | None = None
+    init: File = None
     """A picture to begin from."""
-    strength: float | None = None
+    strength: Number = None
     """How much of it may change, above 0 and up to 1; 0.6 if not said."""
     out: Path = Path("pictures")
     """The folder to write to."""
@@ -60,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Generate, arguments, verb="generate")
     prompts = _prompts(asked)
+    atomic.check_writable(asked.out)
     seed = random_seed() if asked.seed == -1 else asked.seed
     loaded_file = model_folder.describe(asked.model)
     requests = [_request(asked, prompt, seed) for prompt in prompts]
@@ -70,16 +73,16 @@ def run(arguments: Sequence[str]) -> int:
     for request in requests:
         result = _watched(loaded, request, init, console)
         if result.dropped:
-            console.print(f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}")
+            console.print(
+                f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
+            )
         for image, one in zip(result.images, result.requests, strict=True):
             parameters = {"format": 1, "model": _identity(loaded), "request": one.model_dump(mode="json")}
             if asked.init is not None:
                 parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
             path = _free(asked.out, one)
             pictures.save_png(image, path, parameters, infotext.write(one, loaded.file.name))
-            written.append(
-                {"file": str(path), "tokens": result.tokens, "tokens_dropped": result.dropped, **parameters}
-            )
+            written.append({"file": str(path), "tokens": result.tokens, "tokens_dropped": result.dropped, **parameters})
             if not asked.json:
                 print(f"{path}  (seed {one.seed})")
     if asked.json:

@@ -31,26 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb in ("-V", "--version"):
         print(f"sfumato {__version__}")
         return 0
-    if verb not in VERBS:
-        return _refused(unknown("command", verb, list(VERBS)))
     try:
-        return importlib.import_module(f"sfumato.cli.{verb}").run(rest) or 0
+        return _run(verb, rest)
     except ValueError as error:
-        return _refused(str(error))
-    except BrokenPipeError:
+        code, message = 2, _line(error)
+    except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        code, message = 130, "interrupted"
     except (OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        print(f"sfumato: failed: {_line(error)}", file=sys.stderr)
-        return 1
+        code, message = 1, f"failed: {_line(error)}"
+    print(f"sfumato: {message}", file=sys.stderr)
+    return code
 
 
-def _refused(message: str) -> int:
-    print(f"sfumato: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise ValueError(unknown("command", verb, list(VERBS)))
+    return importlib.import_module(f"sfumato.cli.{verb}").run(arguments)
 
 
 def _line(error: BaseException) -> str:

@@ -4,12 +4,18 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T")
+
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Int = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -10,12 +10,20 @@ from typing import Annotated
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sfumato.cli.parse import line, override, parse
 from sfumato.io import atomic
 from sfumato.recipes import RECIPES
-from sfumato.recipes.text_to_image import Begun, Event, Stepped, TextToImage, Wrote, run as run_recipe
+from sfumato.recipes.text_to_image import Begun, Event, Stepped, TextToImage, Wrote
+from sfumato.recipes.text_to_image import run as run_recipe
 
 PROBE = 3  # steps that are timed before the time budget of a stage is said
 
@@ -24,9 +32,9 @@ PROBE = 3  # steps that are timed before the time budget of a stage is said
 class Train:
     """Train a model from nothing: a first stage, then diffusion over its latents."""
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Which recipe: emoji."""
-    data: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of pictures with captions (sidecars x.txt or metadata.jsonl) in place of the recipe's own."""
     out: Path = Path("runs/emoji")
     """The run's folder: checkpoints, metrics, previews, and at the end model/."""
@@ -41,12 +49,13 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Train, arguments, verb="train")
     recipe = RECIPES[asked.recipe]
     config = asked.out / "config.json"
+    atomic.check_writable(asked.out)
     if asked.resume:
         settings, data = _stored(config, asked)
     else:
         if config.exists():
             raise ValueError(f"{asked.out} already holds a run; add --resume to go on with it, or choose another --out")
-        settings, data = _settings(recipe.settings(), asked.set), asked.data
+        settings, data = _settings(recipe.settings(), [f"name={asked.out.resolve().name}", *asked.set]), asked.data
     material = recipe.material(data, settings.model.resolution)
     if not asked.resume:
         stored = {"recipe": asked.recipe, "data": str(data.resolve()) if data else None}
@@ -100,8 +109,8 @@ def _show(events: Iterator[Event]) -> None:
                 case Stepped(stage, p):
                     timed.append(p.seconds)
                     if len(timed) == PROBE:
-                        left = min(timed) * (p.steps - p.step) / 60
-                        console.print(f"{stage}: about {left:.0f} minutes to go ({PROBE} steps timed)")
+                        left = _minutes(min(timed) * (p.steps - p.step))
+                        console.print(f"{stage}: {left} to go ({PROBE} steps timed)")
                     assert task is not None
                     bars.update(task, completed=p.step, loss=f"loss {p.losses['loss']:.4f}")
                     if not console.is_terminal and time.monotonic() - said > 60:  # noqa: PLR2004
@@ -109,3 +118,7 @@ def _show(events: Iterator[Event]) -> None:
                         console.print(f"{stage}: step {p.step:,} of {p.steps:,}, loss {p.losses['loss']:.4f}")
                 case Wrote(what, path):
                     console.print(f"{what}: {path}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} minutes" if seconds >= 90 else f"about {seconds:.0f} seconds"  # noqa: PLR2004

@@ -1,0 +1,1 @@
+"""Conditioners: what a sample says, as a Cond."""

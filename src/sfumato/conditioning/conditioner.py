@@ -6,7 +6,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sfumato.cond import Cond
-from sfumato.registry import Registry
 
 
 class Conditioner(Protocol):
@@ -26,6 +25,3 @@ class Conditioner(Protocol):
     def null(self, n: int) -> Cond:
         """The unconditional condition, n times."""
         ...
-
-
-CONDITIONERS: Registry[Conditioner] = Registry("conditioner")

@@ -8,12 +8,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato.cond import Cond
-from sfumato.conditioning.conditioner import CONDITIONERS
 from sfumato.conditioning.vocabulary import PAD
 from sfumato.nets.transformer import TransformerEncoder, TransformerSize
 
 
-@CONDITIONERS.register("text")
 class Text(nn.Module):
     """Tokens for cross-attention, and their mean as the vector added to the time embedding.
 

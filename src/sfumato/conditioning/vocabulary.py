@@ -32,7 +32,5 @@ def _around(vocab: dict[str, int]) -> Tokenizer:
     tokenizer.decoder = decoders.WordPiece()
     if vocab:
         special = [(START, vocab[START]), (END, vocab[END])]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A {END}", special_tokens=special
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=special)
     return tokenizer

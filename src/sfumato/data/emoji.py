@@ -212,10 +212,7 @@ _BARE = frozenset(
     }
 )
 _KINDS = {
-    **{
-        word: word
-        for word in ("animal", "plant", "face", "drink", "food", "person", "hand", "place", "heart")
-    },
+    **{word: word for word in ("animal", "plant", "face", "drink", "food", "person", "hand", "place", "heart")},
     **{"cat": "face", "monkey": "face", "hands": "hand", "transport": "vehicle", "sky": "sky"},
     **{"dishware": "kitchen", "musical": "music"},
 }

@@ -216,9 +216,7 @@ def read_row(fields: object) -> Row:
         raise ValueError(f"'text' is a {type(text).__name__}; it must be the caption, a string")
     windows = PureWindowsPath(file_name)
     if windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(
-            f"'file_name' is {file_name!r}, which leaves the folder; it is relative and without '..'"
-        )
+        raise ValueError(f"'file_name' is {file_name!r}, which leaves the folder; it is relative and without '..'")
     return Row(file_name, " ".join((text or "").split()))
 
 
@@ -231,9 +229,7 @@ def read_json_line(line: str) -> Row:
     return read_row(fields)
 
 
-def _describe(
-    path: Path, folder: PurePosixPath, pictures: Collection[str], texts: dict[str, str]
-) -> Iterator[str]:
+def _describe(path: Path, folder: PurePosixPath, pictures: Collection[str], texts: dict[str, str]) -> Iterator[str]:
     """Puts the captions of a metadata file into `texts`, by picture; yields what is wrong, a line each."""
     for number, found in _rows(path):
         if isinstance(found, ValueError):

@@ -129,9 +129,7 @@ def _scan(path: Path, number: int) -> dict[str, dict[str, Place]]:
         if kind in files or (kind in IMAGES and any(other in IMAGES for other in files)):
             raise ValueError(f"{path}: sample {key!r} has more than one {_field(kind)}; a key may occur once")
         if kind not in IMAGES and size > MAX_FACTS:
-            raise ValueError(
-                f"{path}: {name!r} is {size:,} bytes; at most {MAX_FACTS:,} are read of such a file"
-            )
+            raise ValueError(f"{path}: {name!r} is {size:,} bytes; at most {MAX_FACTS:,} are read of such a file")
         files[kind] = Place(number, offset, size)
     return found
 
@@ -156,9 +154,7 @@ def _headers(path: Path) -> Iterator[tuple[str, int, int]]:
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except _BROKEN as error:
-        raise ValueError(
-            f"{path}: the shard is damaged or not a plain tar ({_line(error)}); get it again"
-        ) from None
+        raise ValueError(f"{path}: the shard is damaged or not a plain tar ({_line(error)}); get it again") from None
 
 
 class _Refused(Exception):

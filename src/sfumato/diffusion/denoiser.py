@@ -41,7 +41,9 @@ class Net(Protocol):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         maps: Tensor | None = None,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """(B, C, H, W)."""
+        ...
 
 
 class Denoiser(nn.Module):

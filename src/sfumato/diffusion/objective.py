@@ -36,7 +36,13 @@ def times(kind: Times, at: Address, denoiser: Denoiser) -> Tensor:
 
 
 def denoising_loss(
-    denoiser: Denoiser, x0: Tensor, cond: Cond, at: Address, *, kind: Times = "uniform", weight: Weight | None = None
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Cond,
+    at: Address,
+    *,
+    kind: Times = "uniform",
+    weight: Weight | None = None,
 ) -> Tensor:
     """weight(level) * mean square of (answer - target), one number a sample (B,)."""
     t = times(kind, at, denoiser).to(x0.device)

@@ -41,7 +41,7 @@ class Table:
 
     def __init__(self, abar: Tensor) -> None:
         abar = abar.double()
-        if abar.ndim != 1 or len(abar) < 2 or not (abar.diff() < 0).all() or not 0 <= abar[-1] < abar[0] < 1:
+        if abar.ndim != 1 or not len(abar) > 1 or not (abar.diff() < 0).all() or not 0 <= abar[-1] < abar[0] < 1:
             raise ValueError("cumulative signal powers must fall strictly, within [0, 1)")
         self.abar = abar
         self.entries: int | None = len(abar)

@@ -1,0 +1,1 @@
+"""Measures of a model, as streams that the caller drives."""

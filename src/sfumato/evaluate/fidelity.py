@@ -77,9 +77,10 @@ def fidelity(
     metas: list[Meta] = [s["meta"] for s in samples]
     captions = tuple(f"{m['name']}, {m['style']}" for m in metas)
     made = []
-    for k, caption in enumerate(captions):
-        made.append(generate(loaded, Request(prompt=caption, seed=seed + k)).images)
-        yield k + 1
+    asked_for = [Request(prompt=caption, seed=seed + k) for k, caption in enumerate(captions)]
+    for begin in range(0, len(captions), features.BATCH):
+        made.append(generate(loaded, asked_for[begin : begin + features.BATCH]).images)
+        yield min(begin + features.BATCH, len(captions))
     images = torch.cat(made)
     real = torch.stack([s["image"] for s in samples])
     with torch.no_grad():

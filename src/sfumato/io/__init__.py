@@ -1,1 +1,1 @@
-"""What goes in and out of the package: pictures, weights, configurations."""
+"""Files: pictures with their parameters inside, model folders, checkpoints."""

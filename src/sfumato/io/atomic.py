@@ -41,6 +41,17 @@ def folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def check_writable(folder: Path) -> None:
+    """ValueError if nothing could be written below `folder`, which need not exist yet."""
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise ValueError(f"{folder} cannot be a folder, for {nearest} is a file; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} cannot be written, {nearest} does not allow it; choose another place")
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -4,15 +4,17 @@ A weight set is a complete model by name: "ema" (the average, which sampling use
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+import torch
+from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from sfumato.conditioning.vocabulary import PAD
 from sfumato.io import atomic, tensors
 from sfumato.models.config import Closed, ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
@@ -48,7 +50,7 @@ class ModelFile(Closed):
     default: str = "ema"
     weights: dict[str, WeightSet]
     defaults: Defaults = Defaults()
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def describe(name_or_path: str | Path) -> ModelFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{path} is not a model description: {where}: {first['msg'].lower()}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{path} is not a model description: {where}: {what[:1].lower()}{what[1:]}") from None
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
@@ -115,17 +118,19 @@ def save(
     tokenizer: Tokenizer,
     defaults: Defaults,
     provenance: Mapping[str, Any],
+    kept_as: Callable[[str, Tensor], torch.dtype] = lambda _name, weight: weight.dtype,
 ) -> None:
-    """Write a model folder whole. `sets` maps the name of a weight set to what it is and its tensors."""
+    """Write a model folder whole. `sets` maps the name of a weight set to what it is and its tensors.
+
+    `kept_as` says in which type a tensor is stored; it is float32 again when it is loaded.
+    """
     with atomic.folder(path) as folder:
         entries = {}
         for key, (about, weights) in sets.items():
             target = folder / f"{key}.safetensors"
-            tensors.save(target, weights)
+            tensors.save(target, {k: v.to(kept_as(k, v)) for k, v in weights.items()})
             entries[key] = WeightSet(file=target.name, sha256=tensors.sha256(target), about=about)
-        file = ModelFile(
-            name=name, config=config, weights=entries, defaults=defaults, provenance=dict(provenance)
-        )
+        file = ModelFile(name=name, config=config, weights=entries, defaults=defaults, provenance=dict(provenance))
         (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         text = json.dumps(file.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
         (folder / "model.json").write_text(text + "\n", encoding="utf-8")
@@ -133,8 +138,12 @@ def save(
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(f"{path} is missing; the folder is not complete") from None
     except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path} is not a tokenizer ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path} is not a tokenizer ({str(error).splitlines()[0]}); copy it again") from None
+    ids = tokenizer.get_vocab()
+    if PAD not in ids or max(ids.values()) >= len(ids):
+        raise ValueError(f"{path} is not a tokenizer of this model (it has no {PAD}, or gaps); copy it again")
+    return tokenizer

@@ -139,9 +139,7 @@ def _open(file: BinaryIO) -> Image.Image:
     if width < 1 or height < 1:
         raise ValueError(f"the picture is {width} x {height}; it has no pixels")
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"the picture is {width} x {height}; at most {MAX_PIXELS:,} pixels are read, scale it down"
-        )
+        raise ValueError(f"the picture is {width} x {height}; at most {MAX_PIXELS:,} pixels are read, scale it down")
     return picture
 
 

@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a file with contiguous copies of `tensors`."""
+    return pack({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+
+
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write contiguous copies of `tensors`."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(path))
+    """Write such a file."""
+    path.write_bytes(packed(tensors))
 
 
 def load(path: Path) -> dict[str, Tensor]:

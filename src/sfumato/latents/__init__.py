@@ -1,0 +1,1 @@
+"""First stages: pictures to latents of unit variance and back, and the losses that train them."""

@@ -1,0 +1,1 @@
+"""Models: three parts wired together, and their typed descriptions."""

@@ -1,8 +1,11 @@
 """The typed description of a model: all that is needed to build it, and nothing that runs by name."""
 
-from typing import Literal
+import inspect
+import math
+from dataclasses import fields
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
@@ -21,18 +24,20 @@ class ScheduleConfig(Closed):
     """A schedule by name, with the numbers that its kind takes; those left out are the field's defaults."""
 
     kind: Literal["scaled_linear", "linear", "cosine", "flow"] = "cosine"
-    start: float | None = None
-    end: float | None = None
-    steps: int | None = None
+    start: float | None = Field(default=None, gt=0, lt=1)
+    end: float | None = Field(default=None, gt=0, lt=1)
+    steps: int | None = Field(default=None, ge=2, le=100_000)
     terminal_zero: bool | None = None
 
     def build(self) -> Schedule:
         """The schedule; ValueError if its kind does not take one of the numbers."""
         given = self.model_dump(exclude={"kind"}, exclude_none=True)
-        try:
-            return SCHEDULES[self.kind](**given)
-        except TypeError:
-            raise ValueError(f"schedule '{self.kind}' does not take {', '.join(sorted(given))} together") from None
+        takes = inspect.signature(SCHEDULES[self.kind]).parameters
+        wrong = [name for name in given if name not in takes]
+        if wrong:
+            known = ", ".join(name for name in type(self).model_fields if name in takes) or "no numbers"
+            raise ValueError(f"schedule '{self.kind}' does not take {', '.join(wrong)}; it takes {known}")
+        return SCHEDULES[self.kind](**given)
 
 
 class ModelConfig(Closed):
@@ -43,4 +48,33 @@ class ModelConfig(Closed):
     unet: UNetSize
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = Prediction.V
-    resolution: int = Field(64, ge=8, le=4096)  # pixels a side that it was trained at
+    resolution: int = Field(default=64, ge=8, le=4096)  # pixels a side that it was trained at
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        """A model that cannot be built is refused here, and not after hours of training its first stage."""
+        self.schedule.build()
+        for name in ("first_stage", "text", "unet"):
+            _positive(name, getattr(self, name))
+        first, text, unet = self.first_stage, self.text, self.unet
+        factor = first.factor * 2 ** (len(unet.mult) - 1)
+        for wrong, message in (
+            (unet.channels != first.latent_channels, f"unet.channels must be {first.latent_channels}, as the latent's"),
+            (unet.context_dim != text.dim, f"unet.context_dim must be {text.dim}, as text.dim"),
+            (unet.vector_dim not in (None, text.dim), f"unet.vector_dim must be {text.dim}, as text.dim, or none"),
+            (unet.map_channels > 0, "unet.map_channels must be 0, for nothing here gives maps"),
+            (self.resolution % factor > 0, f"resolution must divide by {factor}, as all sizes of this model must"),
+        ):
+            if wrong:
+                raise ValueError(message)
+        return self
+
+
+def _positive(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
+    """ValueError if a number of `size` is not positive; one that is 0 by default may be 0."""
+    for field in fields(size):
+        value = getattr(size, field.name)
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int | float)]
+        good = all(0 < v < math.inf or v == field.default == 0 for v in numbers)
+        if not good or (field.name == "mult" and not numbers):
+            raise ValueError(f"{name}.{field.name} is {value}; it must be positive")

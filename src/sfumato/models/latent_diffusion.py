@@ -18,12 +18,9 @@ class LatentDiffusion(nn.Module):
         self.config = config
         self.first_stage = KLFirstStage(config.first_stage)
         self.conditioner = Text(tokenizer, config.text)
-        self.denoiser = Denoiser(UNet(config.unet), config.schedule.build(), config.prediction)
-
-    @property
-    def factor(self) -> int:
-        """What both sides of a picture must divide by."""
-        return self.first_stage.factor * self.denoiser.net.factor
+        net = UNet(config.unet)
+        self.denoiser = Denoiser(net, config.schedule.build(), config.prediction)
+        self.factor = self.first_stage.factor * net.factor  # what both sides of a picture must divide by
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) for a picture of width x height pixels; ValueError if the model cannot take that size."""

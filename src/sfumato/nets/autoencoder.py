@@ -120,7 +120,8 @@ class Autoencoder(nn.Module):
         pixels. ValueError without linear shortcuts.
         """
         inner, outer = self.encoder.linear, self.decoder.linear
-        if inner is None or outer is None:
+        first_variance = self.encoder.quant_conv.bias
+        if inner is None or outer is None or inner.bias is None or outer.bias is None or first_variance is None:
             raise ValueError("this autoencoder has no linear shortcut to start from")
         k = len(inner.weight)
         patches = F.pixel_unshuffle(images, self.encoder.fold).movedim(1, -1).flatten(0, 2).double()  # (P, c*f*f)
@@ -131,7 +132,7 @@ class Autoencoder(nn.Module):
         inner.bias.copy_(-(mean @ basis) / std.sqrt())
         outer.weight.copy_((basis * std.sqrt())[:, :, None, None])
         outer.bias.copy_(mean)
-        self.encoder.quant_conv.bias[k:] = (variance * std[0] ** 2 / std).log()
+        first_variance[k:] = (variance * std[0] ** 2 / std).log()
 
 
 def moments(encoded: Tensor) -> tuple[Tensor, Tensor]:

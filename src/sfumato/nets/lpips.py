@@ -16,6 +16,9 @@ class Lpips(nn.Module):
     With five stages this is LPIPS; the weights that ship with the project have three (up to relu3_3).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, stages: int = 3) -> None:
         super().__init__()
         widths = [w for w, n in zip(WIDTHS[:stages], STAGES[:stages], strict=True) for _ in range(n)]

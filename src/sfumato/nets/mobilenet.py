@@ -41,6 +41,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """The network with torchvision's parameter names."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [_conv(3, 32, 3, stride=2)]

@@ -68,9 +68,7 @@ class UNet(nn.Module):
                 self.down.append(Downsample(width, padding="same"))
                 skips.append(width)
 
-        self.middle = nn.ModuleList(
-            [Stage(width, width, size, attends=True), Stage(width, width, size, attends=False)]
-        )
+        self.middle = nn.ModuleList([Stage(width, width, size, attends=True), Stage(width, width, size, attends=False)])
 
         self.up = nn.ModuleList()
         for level, mult in reversed(list(enumerate(size.mult))):

@@ -1,18 +1,15 @@
 """Text to image from nothing: an autoencoder first, then diffusion over its latents, which are computed once."""
 
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato import __version__
-from sfumato.conditioning.text import Text
 from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.data.sample import Dataset, Sample
 from sfumato.diffusion.noise import Address, Stream
@@ -40,17 +37,17 @@ class FirstStageRun(Closed):
     """How the autoencoder is trained."""
 
     plan: Plan
-    perceptual: float = Field(0.1, ge=0)  # weight of LPIPS
-    perceptual_from: int = Field(0, ge=0)  # step at which it begins
-    squares: float = Field(1.0, ge=0)  # weight of the squared error beside the absolute one
-    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: float = Field(default=0.1, ge=0)  # weight of LPIPS
+    perceptual_from: int = Field(default=0, ge=0)  # step at which it begins
+    squares: float = Field(default=1.0, ge=0)  # weight of the squared error beside the absolute one
+    kl_weight: float = Field(default=1e-3, ge=0)
 
 
 class DiffusionRun(Closed):
     """How the denoiser and the conditioner are trained."""
 
     plan: Plan
-    drop: float = Field(0.1, ge=0, le=1)  # share of captions replaced by the empty one (Ho & Salimans 2022)
+    drop: float = Field(default=0.1, ge=0, le=1)  # share of captions replaced by the empty one (Ho & Salimans 2022)
     times: Times = "uniform"
 
 
@@ -131,9 +128,7 @@ def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]
     yield from _diffusion(settings, model, cache, ways, out, provenance)
 
 
-def _first_stage(
-    settings: TextToImage, material: Material, stage: KLFirstStage, home: Path
-) -> Iterator[Event]:
+def _first_stage(settings: TextToImage, material: Material, stage: KLFirstStage, home: Path) -> Iterator[Event]:
     """Train the autoencoder and leave its average in `stage`."""
     run, images = settings.first_stage, material.pictures
     if settings.model.first_stage.shortcut == "linear":
@@ -166,7 +161,8 @@ class _Captioned(nn.Module):
     def __init__(self, model: LatentDiffusion, drop: float, times: Times) -> None:
         super().__init__()
         self.conditioner, self.denoiser = model.conditioner, model.denoiser
-        self.drop, self.times = drop, times
+        self.drop = drop
+        self.times: Times = times
 
     def forward(self, batch: Batch, at: Address) -> dict[str, Tensor]:
         """`batch`: "mean", "logvar" (B, C, h, w) of the latents and the conditioner's tensors."""
@@ -199,28 +195,37 @@ def _diffusion(
     state = State(objective, plan)
     spread = [ways[i * len(ways) // 16][0] for i in range(16)]
     steps = train(objective, batches, state, plan, out / "diffusion")
-    seconds = 0.0
     for event in _reported("diffusion", steps, state, plan):
         yield event
-        if isinstance(event, Stepped):
-            seconds += event.progress.seconds
-            if event.progress.every(plan.preview):
-                averaged = _averaged(settings, model, state)
-                path = out / "samples" / f"step-{state.step}.png"
-                yield Wrote("preview", _preview(averaged, spread, path))
+        if isinstance(event, Stepped) and event.progress.every(plan.preview):
+            averaged = _averaged(settings, model, state)
+            yield Wrote("preview", _preview(averaged, spread, out / "samples" / f"step-{state.step}.png"))
+            if state.step < plan.steps:
+                yield _delivered(settings, averaged, state, provenance, out)
     averaged = _averaged(settings, model, state)
-    provenance |= {"steps": state.step, "images": state.step * plan.batch, "skipped": state.skipped}
+    last = out / "samples" / f"step-{state.step}.png"
+    if not last.exists():  # the run was stopped between its last checkpoint and this
+        yield Wrote("preview", _preview(averaged, spread, last))
+    yield _delivered(settings, averaged, state, provenance, out)
+
+
+def _delivered(
+    settings: TextToImage, averaged: Loaded, state: State, provenance: Mapping[str, object], out: Path
+) -> Wrote:
+    """The model folder, as the run has it so far."""
+    plan = settings.diffusion.plan
+    seen = {"steps": state.step, "images": state.step * plan.batch, "skipped": state.skipped}
     about = f"average of the weights, decay {plan.ema} with warm-up, {state.ema.updates} updates"
     model_folder.save(
         out / "model",
         {"ema": (about, averaged.model.state_dict())},
         name=settings.name,
         config=settings.model,
-        tokenizer=model.conditioner.tokenizer,
+        tokenizer=averaged.model.conditioner.tokenizer,
         defaults=settings.defaults,
-        provenance=provenance,
+        provenance={**provenance, **seen},
     )
-    yield Wrote("model", out / "model")
+    return Wrote("model", out / "model")
 
 
 def _reported(stage: str, steps: Iterator[Progress], state: State, plan: Plan) -> Iterator[Event]:
@@ -244,9 +249,7 @@ def _cached(stage: KLFirstStage, images: Dataset, path: Path) -> dict[str, Tenso
     for begin in range(0, len(images), CHUNK):
         parts.append(moments(stage.net.encoder(_stack(images, range(begin, min(begin + CHUNK, len(images)))))))
     mean, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
-    with atomic.folder(path.parent / "cache.tmp") as folder:
-        tensors.save(folder / path.name, {"mean": mean, "logvar": logvar})
-        (folder / path.name).replace(path)
+    atomic.write_bytes(path, tensors.packed({"mean": mean, "logvar": logvar}))
     return {"mean": mean, "logvar": logvar}
 
 
@@ -285,8 +288,8 @@ def _pairs(stage: KLFirstStage, images: Dataset, path: Path) -> Path:
 
 def _preview(loaded: Loaded, captions: list[str], path: Path) -> Path:
     """One picture a caption, in a sheet."""
-    images = [generate(loaded, Request(prompt=c, seed=i)).images for i, c in enumerate(captions)]
-    pictures.save_png(pictures.sheet(torch.cat(images), columns=8), path, {"captions": captions})
+    images = generate(loaded, [Request(prompt=c, seed=i) for i, c in enumerate(captions)]).images
+    pictures.save_png(pictures.sheet(images, columns=8), path, {"captions": captions})
     return path
 
 

@@ -20,7 +20,9 @@ class Ema:
         """Move the shadow towards the live weights: shadow += (1 - d) (live - shadow)."""
         self.updates += 1
         d = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.shadow.values()), [p.detach() for p in self._live.values()], 1 - d)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(self.shadow.values()), [p.detach() for p in self._live.values()], 1 - d
+        )
 
     @torch.no_grad()
     def load(self, shadow: dict[str, Tensor], updates: int) -> None:

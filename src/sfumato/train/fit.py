@@ -1,5 +1,6 @@
 """The training loop: a generator of progress. The caller logs, saves and shows; nothing here prints or writes."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor
 from sfumato.diffusion.noise import Address
 from sfumato.train.plan import Plan
 from sfumato.train.state import State
+
+PATIENCE = 3  # steps in a row that may go wrong
 
 Batch = Mapping[str, Tensor]
 """Tensors of one batch by name; "index" (B,) holds the address of each sample in its data set."""
@@ -63,14 +66,14 @@ def fit(objective: Objective, batches: Batches, state: State, plan: Plan) -> Ite
             losses = objective(batch, at)
         losses["loss"].backward()
         norm = float(torch.nn.utils.clip_grad_norm_(state.module.parameters(), plan.clip))
-        if norm == norm and norm != float("inf"):
+        if math.isfinite(norm):
             state.optimizer.step()
             state.ema.update()
             in_a_row = 0
         else:
             state.skipped += 1
             in_a_row += 1
-            if in_a_row == 3:
+            if in_a_row == PATIENCE:
                 raise FloatingPointError(f"the gradient was not finite three times in a row, at step {state.step}")
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1

@@ -29,8 +29,18 @@ class Plan:
         for name in ("steps", "batch", "save", "preview"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.rate > 0:
-            raise ValueError(f"rate is {self.rate}; it must be positive")
+        for name, good, need in (
+            ("rate", 0 < self.rate < math.inf, "positive"),
+            ("warmup", self.warmup >= 0, "at least 0"),
+            ("floor", 0 <= self.floor <= 1, "between 0 and 1"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("clip", self.clip > 0, "positive"),
+            ("ema", 0 <= self.ema < 1, "at least 0 and below 1"),
+            ("seed", 0 <= self.seed < 2**64, "from 0 to 2^64 - 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {need}")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ...: a linear rise, then half a cosine down to floor * rate."""

@@ -22,7 +22,7 @@ def plms(x: Tensor, grid: Grid) -> Sampler:
             continue
         eps = noise_in(x, x0, a)
         past = [eps, *past[:3]]
-        mixed = sum(c * e for c, e in zip(ADAMS_BASHFORTH[len(past) - 1], past, strict=True))
+        mixed = _mixed(past)
         if len(past) == 1 and b.sigma > 0:
             y = move(x, a, b, eps=eps)
             mixed = (eps + noise_in(y, (yield y, b), b)) / 2
@@ -43,3 +43,12 @@ def dpmpp_2m(x: Tensor, grid: Grid) -> Sampler:
             guess = x0 + ratio / 2 * (x0 - before)
         x, last = move(x, a, b, x0=guess), (x0, a)
     return x
+
+
+def _mixed(past: list[Tensor]) -> Tensor:
+    """The Adams-Bashforth mean of the noises, the latest first."""
+    first, *others = zip(ADAMS_BASHFORTH[len(past) - 1], past, strict=True)
+    mixed = first[0] * first[1]
+    for weight, eps in others:
+        mixed = mixed + weight * eps
+    return mixed

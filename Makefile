@@ -1,0 +1,38 @@
+# Everything runs in .venv; `make demo` makes it. PYTHON chooses the interpreter that it is made with.
+PYTHON ?= python3
+RUN := .venv/bin/
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo setup test slow lint bench train
+
+demo: .venv/ready
+	$(RUN)sfumato generate "a red apple, 3d" --seed 7 --out pictures
+
+setup: .venv/dev
+
+test: .venv/dev
+	$(RUN)python -m pytest
+
+slow: .venv/dev
+	$(RUN)python -m pytest -m slow
+
+lint: .venv/dev
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)pyright
+	$(RUN)lint-imports
+
+bench: .venv/ready
+	$(RUN)python benchmarks/generate.py
+
+train: .venv/ready
+	$(RUN)sfumato train emoji --out runs/emoji
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(RUN)python || $(PYTHON) -m venv .venv
+	$(RUN)python -m pip install -q --compile -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/ready
+	$(RUN)python -m pip install -q --compile -c constraints.txt -e ".[dev,data]"
+	touch $@

@@ -1,0 +1,243 @@
+"""What every sampler promises, whoever registered it: its order, its price, its types, and its manners."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixture import BLIND, PATHS, THREE, between, exact
+from sfumato.diffusion.drive import Asked, answer, steps
+from sfumato.diffusion.grid import SPACINGS, Grid, trailing
+from sfumato.diffusion.level import Level
+from sfumato.diffusion.noise import seeded
+from sfumato.diffusion.samplers import SAMPLERS, Entry, Sampler
+from sfumato.diffusion.samplers import start as started
+from sfumato.diffusion.schedule import SCHEDULES, Schedule
+
+PLAIN = {name: SCHEDULES[name]() for name in SCHEDULES}
+every_sampler = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS.keys())
+every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
+deterministic = pytest.mark.parametrize(
+    "entry", [e for e in SAMPLERS.values() if not e.stochastic], ids=lambda e: e.name
+)
+stochastic = pytest.mark.parametrize("entry", [e for e in SAMPLERS.values() if e.stochastic], ids=lambda e: e.name)
+
+LAM = (-2.5, 2.0)
+"""The stretch of half log-SNR on which orders are measured; all schedules have it inside."""
+
+
+def pure(n: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def run(entry: Entry, x: Tensor, grid: Grid, *, seed: int = 0) -> Sampler:
+    return started(entry, x, grid, seeded(range(seed, seed + len(x))))
+
+
+def size(at: Level) -> Tensor:
+    return (at.alpha**2 + at.sigma**2).sqrt()
+
+
+def stretch(path: Schedule) -> tuple[Level, Level]:
+    a, b = (path.level(path.time(torch.tensor(lam, dtype=torch.float64))) for lam in LAM)
+    return a, b
+
+
+@cache
+def solved() -> tuple[Tensor, Tensor]:
+    """A start and its exact end on the stretch, divided by the size of the level: the same for all schedules."""
+    a, b = stretch(PLAIN["flow"])
+    x = a.alpha * THREE.draw(4, seed=1) + a.sigma * pure(4)
+    return x / size(a), exact(THREE.x0, x, a, b) / size(b)
+
+
+def measured(entry: Entry, path: Schedule, a: Level, b: Level, even_in: str, x: Tensor, end: Tensor) -> float:
+    """The order of convergence: the logarithm of what twice as many steps do to the error."""
+
+    def error(n: int) -> float:
+        grid = between(path, a, b, n, even_in=even_in)
+        return float((answer(entry.run(x, grid), THREE.x0) - end).norm(dim=1).mean())
+
+    return math.log2(error(80) / error(160))
+
+
+@deterministic
+@pytest.mark.parametrize("path", PLAIN.values(), ids=PLAIN.keys())
+@pytest.mark.parametrize("even_in", ["lam", "time"])
+def test_converges_to_the_exact_flow_with_the_declared_order(entry: Entry, path: Schedule, even_in: str) -> None:
+    (x, end), (a, b) = solved(), stretch(path)
+    order = measured(entry, path, a, b, even_in, x * size(a), end * size(b))
+    assert order >= entry.order - 0.2
+
+
+@deterministic
+def test_converges_with_the_declared_order_from_nothing_but_noise(entry: Entry) -> None:
+    path = PLAIN["flow"]
+    a, (_, b) = path.level(1.0), stretch(path)
+    assert a.alpha == 0
+    x = pure(4)
+    assert measured(entry, path, a, b, "time", x, exact(THREE.x0, x, a, b)) >= entry.order - 0.2
+
+
+@stochastic
+@pytest.mark.parametrize("path", PLAIN.values(), ids=PLAIN.keys())
+def test_samples_have_the_mean_and_the_covariance_of_the_data(entry: Entry, path: Schedule) -> None:
+    """Within four standard errors of 6000 samples at 250 steps, from the true state at the noisy end."""
+    n = 6000
+    a, b = stretch(path)
+    x = a.alpha * THREE.draw(n, seed=2) + a.sigma * pure(n, seed=3)
+    sample = answer(run(entry, x, between(path, a, b, 250, even_in="lam")), THREE.x0)
+    off = sample - b.alpha * THREE.mean
+    products = (off[:, :, None] * off[:, None, :]).flatten(1)  # (n, 9)
+    true = b.alpha**2 * THREE.cov + b.sigma**2 * torch.eye(3, dtype=torch.float64)
+    assert (off.mean(0).abs() <= 4 * off.std(0) / math.sqrt(n)).all()
+    assert ((products.mean(0) - true.flatten()).abs() <= 4 * products.std(0) / math.sqrt(n)).all()
+
+
+@stochastic
+def test_another_seed_gives_another_picture_and_the_same_seed_the_same(entry: Entry) -> None:
+    grid, x = trailing(PLAIN["scaled_linear"], 6), pure(1)
+    first, again, other = (answer(run(entry, x, grid, seed=s), THREE.x0) for s in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert float((first - other).norm()) > 1e-3
+
+
+@every_sampler
+def test_is_a_function_of_start_and_grid_and_of_noise_if_it_says_so(entry: Entry) -> None:
+    x, grid, *options = inspect.signature(entry.run).parameters.values()
+    assert (x.name, grid.name) == ("x", "grid")
+    assert all(p.kind is p.KEYWORD_ONLY for p in options)
+    needed = [p.name for p in options if p.default is p.empty]
+    assert needed == (["noise"] if entry.stochastic else [])
+
+
+@every_sampler
+@every_path
+@pytest.mark.parametrize("spacing", list(SPACINGS))
+def test_asks_exactly_as_often_as_it_says(entry: Entry, path: Schedule, spacing: str) -> None:
+    for n in (1, 2, 3, 5, 20):
+        try:
+            grid = SPACINGS[spacing](path, n)
+        except ValueError:  # this spacing cannot serve this schedule
+            return
+        run_ = list(steps(run(entry, torch.zeros(1, 3, dtype=torch.float64), grid), THREE.x0))
+        assert sum(isinstance(s, Asked) for s in run_) == entry.evaluations(grid), (spacing, n)
+        assert sum(isinstance(s, Tensor) for s in run_) == 1
+
+
+@every_sampler
+@every_path
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_asks_only_at_levels_of_the_schedule_where_there_is_noise(entry: Entry, path: Schedule, n: int) -> None:
+    grid = trailing(path, n)
+    for step in steps(run(entry, pure(2), grid), THREE.x0):
+        if isinstance(step, Asked):
+            assert step.at.sigma > 0
+            torch.testing.assert_close(torch.stack(path.level(step.at.t)), torch.stack(step.at))
+
+
+@every_sampler
+@pytest.mark.parametrize("name", BLIND)
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_a_start_at_nothing_but_noise_is_finite_and_brings_data(entry: Entry, name: str, n: int) -> None:
+    sample = answer(run(entry, pure(16), trailing(PATHS[name], n)), THREE.x0)
+    assert sample.isfinite().all()
+    nearest = (sample[:, None] - THREE.means).norm(dim=-1) / THREE.spreads
+    assert (nearest.min(1).values < 6).all()  # no picture is far from all of the data
+
+
+@every_sampler
+@every_path
+def test_one_step_from_nothing_but_noise_brings_the_mean_of_the_data(entry: Entry, path: Schedule) -> None:
+    grid = trailing(path, 1)
+    if grid.levels[0].alpha == 0:
+        mean = THREE.mean.expand(2, 3)
+        torch.testing.assert_close(answer(run(entry, pure(2), grid), THREE.x0), mean)
+
+
+@every_sampler
+@every_path
+def test_a_batch_of_eight_is_eight_pictures_made_alone(entry: Entry, path: Schedule) -> None:
+    x, grid = pure(8), trailing(path, 7)
+    batch = answer(run(entry, x, grid, seed=10), THREE.row_by_row)
+    for i in range(8):
+        alone = answer(run(entry, x[i : i + 1], grid, seed=10 + i), THREE.row_by_row)
+        assert torch.equal(batch[i : i + 1], alone)
+
+
+@every_sampler
+@every_path
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_type_of_the_start_is_kept_in_every_ask_and_in_the_sample(
+    entry: Entry, path: Schedule, dtype: torch.dtype
+) -> None:
+    asked: list[Tensor] = []
+
+    def denoise(y: Tensor, at: Level) -> Tensor:
+        asked.append(y)
+        return THREE.x0(y, at)
+
+    sample = answer(run(entry, pure(3).to(dtype), trailing(path, 6)), denoise)
+    assert {y.dtype for y in [*asked, sample]} == {dtype}
+    assert sample.isfinite().all()
+
+
+@every_sampler
+@every_path
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_coarser_type_brings_the_same_picture_but_for_rounding(
+    entry: Entry, path: Schedule, dtype: torch.dtype
+) -> None:
+    """On the stretch where orders are measured: within four roundings for each of six steps."""
+    grid = between(path, *stretch(path), 6, even_in="lam")
+    x = (grid.levels[0].sigma * pure(3)).to(dtype)
+    coarse, fine = (answer(run(entry, y, grid), THREE.x0).double() for y in (x, x.double()))
+    assert float((coarse - fine).abs().max()) < 6 * 4 * torch.finfo(dtype).eps
+
+
+@every_sampler
+def test_the_start_is_not_written_to(entry: Entry) -> None:
+    x = pure(2)
+    before = x.clone()
+    answer(run(entry, x, trailing(PLAIN["flow"], 4)), THREE.x0)
+    assert torch.equal(x, before)
+
+
+@every_sampler
+@pytest.mark.parametrize("asks", [0, 1, 3])
+def test_closing_it_half_way_frees_it(entry: Entry, asks: int) -> None:
+    sampler = run(entry, pure(2), trailing(PLAIN["scaled_linear"], 6))
+    x, at = next(sampler)
+    for _ in range(asks):
+        x, at = sampler.send(THREE.x0(x, at))
+    assert sampler.gi_frame is not None
+    sampler.close()
+    assert sampler.gi_frame is None
+
+
+@every_sampler
+def test_closing_the_driver_half_way_frees_the_sampler(entry: Entry) -> None:
+    sampler = run(entry, pure(2), trailing(PLAIN["scaled_linear"], 6))
+    driver = steps(sampler, THREE.x0)
+    next(driver)
+    next(driver)
+    assert sampler.gi_frame is not None
+    driver.close()
+    assert sampler.gi_frame is None
+
+
+@every_sampler
+def test_a_denoiser_that_fails_frees_the_sampler_and_its_error_comes_through(entry: Entry) -> None:
+    sampler = run(entry, pure(2), trailing(PLAIN["scaled_linear"], 6))
+
+    def denoise(x: Tensor, at: Level) -> Tensor:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        answer(sampler, denoise)
+    assert sampler.gi_frame is None

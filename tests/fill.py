@@ -1,0 +1,50 @@
+"""Numbers that every platform computes alike: the rule by which the weights of the golden values were filled."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CHECKS = {
+    "unit": [0.5673344108852421, 0.8745396770765348, -0.7222004554472614],  # unit("abc", 3)
+    "inp": [-1.110189437866211, 0.007929469458758831, -1.2747353315353394],  # inp("x", 3)
+}
+
+
+def unit(name: str, n: int) -> Tensor:
+    """(n,) float64 in [-1, 1): SplitMix64's finaliser over the CRC of the name and a counter."""
+    z = np.arange(n, dtype=np.uint64) + (np.uint64(zlib.crc32(name.encode())) << np.uint64(32))
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return torch.from_numpy(2 * ((z >> np.uint64(11)).astype(np.float64) * 2.0**-53) - 1)
+
+
+def inp(name: str, *shape: int) -> Tensor:
+    """An input of unit variance, float32."""
+    return (math.sqrt(3) * unit(f"input:{name}", math.prod(shape))).float().reshape(shape)
+
+
+def parameter(name: str, shape: Sequence[int]) -> Tensor:
+    """A parameter by its original name: matrices keep the variance, scales are near 1, offsets near 0."""
+    r = unit(name, math.prod(shape)).reshape(tuple(shape))
+    if len(shape) > 1:
+        return (r * math.sqrt(3 / math.prod(shape[1:]))).float()
+    return (1 + 0.1 * r if name.endswith(".weight") else 0.1 * r).float()
+
+
+@torch.no_grad()
+def fill(module: nn.Module, names: dict[str, str]) -> nn.Module:
+    """Fill `module` by the rule; `names` maps each parameter's own name to the original one, and none is left out."""
+    own = dict(module.named_parameters())
+    assert own.keys() == names.keys(), sorted(own.keys() ^ names.keys())[:5]
+    assert len(set(names.values())) == len(names)
+    for name, p in own.items():
+        p.copy_(parameter(names[name], p.shape))
+    return module.eval()

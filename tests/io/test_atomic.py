@@ -1,0 +1,83 @@
+"""A reader sees all of a file or folder, or what was there before; nothing half-written stays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sfumato.io import atomic
+
+
+def names(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir())
+
+
+def refuse(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_written_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.bin"
+    atomic.write_bytes(path, b"one")
+    atomic.write_bytes(path, b"two, longer")
+    assert path.read_bytes() == b"two, longer"
+    assert names(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    path = tmp_path / "file.bin"
+    atomic.write_bytes(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse) if broken == "fsync" else patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OSError, match="No space"):
+            atomic.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_a_file_is_not_there_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "file.bin", []
+    sync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append((path.exists(), len(names(tmp_path))))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    atomic.write_bytes(path, b"all")
+    assert seen == [(False, 1), (True, 1)]  # to the disk under another name, then the folder's entry
+
+
+def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    home = tmp_path / "model"
+    for content in ("one", "two"):
+        with atomic.folder(home) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / content).write_text(content)
+            assert not (home / "sub" / content).exists()
+    assert names(home / "sub") == ["two"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
+    home = tmp_path / "model"
+    for name in ("new", "model"):
+        with atomic.folder(home) as folder:
+            (folder / "a").write_text("good")
+        with pytest.raises(RuntimeError, match="half way"), atomic.folder(tmp_path / name) as folder:
+            (folder / "a").write_text("bad")
+            raise RuntimeError("half way")
+        assert names(tmp_path) == ["model"]
+        assert (home / "a").read_text() == "good"
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / f".model.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "junk").write_text("junk")
+    with atomic.folder(tmp_path / "model") as folder:
+        assert names(folder) == []
+    assert names(tmp_path) == ["model"]

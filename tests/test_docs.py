@@ -1,0 +1,48 @@
+"""What the documents show, runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from contracts.test_every_sampler import measured, size, solved, stretch
+
+from sfumato.diffusion.samplers import SAMPLERS
+from sfumato.diffusion.schedule import Flow
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was():
+    known = dict(SAMPLERS)
+    yield
+    SAMPLERS.clear()
+    SAMPLERS.update(known)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_python_blocks_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "document"}
+    for block in blocks:
+        exec(compile(block, name, "exec"), namespace)
+
+
+def test_the_example_sampler_keeps_its_promise() -> None:
+    """Ralston's method of CONTRIBUTING.md is of second order on the exact denoiser of a Gaussian mixture."""
+    exec(compile(BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())[0], "CONTRIBUTING.md", "exec"), {})
+    entry, path = SAMPLERS["ralston"], Flow()
+    (x, end), (a, b) = solved(), stretch(path)
+    assert measured(entry, path, a, b, "lam", x * size(a), end * size(b)) >= entry.order - 0.2
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/formalism.md", "docs/house.md"])
+def test_files_that_documents_name_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|tools|docs|recipes|diffusion|nets|latents|train|io)/[\w./-]+\.\w+)`", text)
+    assert named
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "src/sfumato" / path).exists(), path

@@ -1,0 +1,217 @@
+"""A run that was stopped, anywhere and in any way, ends with the same files as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from fill import inp
+
+from sfumato.cli.main import main
+from sfumato.data import Folder
+from sfumato.io import model_folder, pictures, tensors
+from sfumato.io.model_folder import Defaults
+from sfumato.recipes import RECIPES
+from sfumato.recipes.text_to_image import (
+    Begun,
+    DiffusionRun,
+    Event,
+    FirstStageRun,
+    Material,
+    Stepped,
+    TextToImage,
+    Wrote,
+    run,
+)
+from sfumato.train.plan import Plan
+
+STEPS = {"first stage": 4, "diffusion": 8}
+SETTINGS = TextToImage(
+    name="run",
+    model=tiny.CONFIG,
+    first_stage=FirstStageRun(
+        plan=Plan(steps=4, batch=2, rate=1e-3, warmup=1, save=3), perceptual=0.1, perceptual_from=2
+    ),
+    diffusion=DiffusionRun(plan=Plan(steps=8, batch=3, rate=1e-3, warmup=1, save=3, preview=5), drop=0.3),
+    defaults=Defaults(steps=1, guidance=1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "things"
+    for i, caption in enumerate([*tiny.CAPTIONS, "a blue house", "one cat, 3d"]):
+        pictures.save_png((inp(f"picture {i}", 3, 16, 16) / 2).clamp(-1, 1), root / f"{i}.png", {})
+        (root / f"{i}.txt").write_text(caption)
+    return root
+
+
+@pytest.fixture(scope="module")
+def material(data: Path) -> Material:
+    whole = RECIPES["emoji"].material(data, 16)
+    return replace(whole, held_out=Folder(data, size=16))  # so that the first stage is measured
+
+
+def results(home: Path) -> dict[str, bytes]:
+    """Every file that a run leaves for its user."""
+    parts = [*(home / "model").iterdir(), *(home / "samples").iterdir(), home / "latents.safetensors"]
+    return {str(p.relative_to(home)): p.read_bytes() for p in parts}
+
+
+@pytest.fixture(scope="module")
+def whole(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    home = tmp_path_factory.mktemp("whole") / "run"
+    return home, list(run(SETTINGS, material, home))
+
+
+def lines(home: Path, stage: str) -> list[int]:
+    text = (home / stage.replace(" ", "-") / "metrics.jsonl").read_text()
+    return [json.loads(line)["step"] for line in text.splitlines()]
+
+
+def check(home: Path, expected: Path) -> None:
+    mine, others = results(home), results(expected)
+    assert mine.keys() == others.keys()
+    assert [name for name in mine if mine[name] != others[name]] == []
+    for stage, steps in STEPS.items():
+        assert lines(home, stage) == list(range(1, steps + 1))
+
+
+def test_a_run_says_what_it_does(whole: tuple[Path, list[Event]]) -> None:
+    home, events = whole
+    for stage, steps in STEPS.items():
+        assert [e.step for e in events if isinstance(e, Begun) and e.stage == stage] == [0]
+        assert [e.progress.step for e in events if isinstance(e, Stepped) and e.stage == stage] == [*range(1, steps + 1)]
+        assert lines(home, stage) == [*range(1, steps + 1)]
+    last = events[-1]
+    assert isinstance(last, Wrote)
+    assert last.path == home / "model"
+    assert sorted(p.name for p in (home / "samples").iterdir()) == ["step-5.png", "step-8.png"]
+    names = ["diffusion", "first-stage", "latents.safetensors", "model", "samples"]
+    assert sorted(p.name for p in home.iterdir()) == names
+
+
+def test_what_it_trained_is_what_it_saved(whole: tuple[Path, list[Event]], data: Path) -> None:
+    """The average of the weights, calibrated on the data, with the vocabulary of the captions."""
+    home, _ = whole
+    loaded = model_folder.load(home / "model")
+    fresh = tiny.model()
+    moved = [k for k, v in loaded.model.state_dict().items() if not torch.equal(v, fresh.state_dict().get(k, v))]
+    assert any(k.startswith("denoiser.net.conv_out") for k in moved)
+    assert loaded.model.conditioner.tokenizer.encode("blue house").tokens[1:-1] == ["blue", "house"]
+    cache = tensors.load(home / "latents.safetensors")
+    stage = loaded.model.first_stage
+    second = (cache["mean"] - stage.mean).square() + cache["logvar"].exp()
+    assert second.mean().sqrt().item() == pytest.approx(stage.std.item(), rel=1e-5)
+    assert loaded.file.provenance["steps"] == 8
+    assert loaded.file.provenance["images"] == 24
+    kept = tensors.load(home / "diffusion" / "step-8" / "state.safetensors")
+    for name, p in loaded.model.denoiser.named_parameters():
+        assert torch.equal(p, kept[f"ema.denoiser.{name}"])
+
+
+STOPS = [
+    [("first stage", 1), ("first stage", 4)],
+    [("diffusion", 1)],
+    [("first stage", 2), ("diffusion", 3), ("diffusion", 5), ("diffusion", 8)],
+]
+
+
+@pytest.mark.parametrize("stops", STOPS, ids=lambda stops: "; ".join(f"{stage} {step}" for stage, step in stops))
+def test_a_closed_run_goes_on(
+    stops: list[tuple[str, int]], material: Material, whole: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    home = tmp_path / "run"
+    for stop in stops:
+        events = run(SETTINGS, material, home)
+        _until(events, stop)
+    list(run(SETTINGS, material, home))
+    check(home, whole[0])
+
+
+def _until(events: Iterator[Event], stop: tuple[str, int]) -> None:
+    for event in events:
+        if isinstance(event, Stepped) and (event.stage, event.progress.step) == stop:
+            events.close()  # pyright: ignore[reportAttributeAccessIssue]
+            return
+    raise AssertionError(f"the run never came to {stop}")
+
+
+def test_a_damaged_checkpoint_costs_only_time(
+    material: Material, whole: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    home = tmp_path / "run"
+    _until(run(SETTINGS, material, home), ("diffusion", 7))
+    path = home / "diffusion" / "step-6" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with (home / "diffusion" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 8, "lo')  # the line that a kill cut short
+    begun = [e.step for e in run(SETTINGS, material, home) if isinstance(e, Begun)]
+    assert begun == [4, 3]
+    check(home, whole[0])
+
+
+def test_a_finished_run_does_nothing_more(material: Material, whole: tuple[Path, list[Event]]) -> None:
+    home, _ = whole
+    before = results(home)
+    events = list(run(SETTINGS, material, home))
+    assert not any(isinstance(e, Stepped) for e in events)
+    assert [e.step for e in events if isinstance(e, Begun)] == [4, 8]
+    assert results(home) == before
+    check(home, home)
+
+
+# A process that is killed ---------------------------------------------------------------------------------
+
+CHANGES = [
+    *("model.first_stage.channels=8", "model.first_stage.mult=[1,2]", "model.first_stage.latent_channels=4"),
+    *("model.text.dim=16", "model.text.depth=1", "model.text.length=10", "model.text.heads=2"),
+    *("model.unet.channels=4", "model.unet.width=16", "model.unet.mult=[1,2]", "model.unet.attention=[2]"),
+    *("model.unet.context_dim=16", "model.unet.vector_dim=16", "model.unet.head_dim=8", "model.resolution=16"),
+    *("first_stage.plan.steps=10", "first_stage.plan.batch=2", "first_stage.plan.save=4", "first_stage.perceptual=0"),
+    *("diffusion.plan.steps=20", "diffusion.plan.batch=3", "diffusion.plan.save=7", "diffusion.plan.preview=15"),
+    *("defaults.steps=1", "defaults.guidance=1.0"),
+]
+
+
+def test_a_killed_process_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL at a random moment after the first step, then `--resume`, against a run that nothing happened to."""
+    home, expected = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(model_folder.__file__).resolve().parents[2]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # another number would round otherwise
+    }
+    command = [sys.executable, "-m", "sfumato.cli.main", "train", "emoji", "--data", data, "--out", home, "--set"]
+    with subprocess.Popen([*command, *CHANGES], env=environment, stderr=subprocess.PIPE) as process:
+        log = home / "first-stage" / "metrics.jsonl"
+        while process.poll() is None and not (log.exists() and log.stat().st_size):
+            time.sleep(0.01)
+        moment = random.SystemRandom().uniform(0, 1)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        said = process.communicate()[1].decode()
+    assert process.returncode in (-signal.SIGKILL, 0), said
+    reached = sorted(str(p.relative_to(home)) for p in home.glob("*/step-*"))
+
+    assert main(["train", "emoji", "--out", str(home), "--resume"]) == 0, capsys.readouterr().err
+    settings = TextToImage.model_validate(json.loads((home / "config.json").read_text())["settings"])
+    assert (settings.name, settings.diffusion.plan.steps) == ("run", 20)
+    list(run(settings, RECIPES["emoji"].material(data, 16), expected))
+    model, others = ((p / "model") for p in (home, expected))
+    names = ["ema.safetensors", "model.json", "tokenizer.json"]
+    assert sorted(p.name for p in model.iterdir()) == names
+    different = [name for name in names if (model / name).read_bytes() != (others / name).read_bytes()]
+    assert different == [], f"killed after {moment:.3f} s, at {reached}"
+    assert lines(home, "first stage") == list(range(1, 11))
+    assert lines(home, "diffusion") == list(range(1, 21))
