@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from contracts.test_every_sampler import measured, size, solved, stretch
 
+from contracts.test_every_sampler import measured, size, solved, stretch
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.diffusion.schedule import Flow
 

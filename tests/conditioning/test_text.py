@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CAPTIONS, awake
 
 from sfumato.cond import Cond
 from sfumato.conditioning.text import Text
 from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.nets.transformer import TransformerSize
+from tiny import CAPTIONS, awake
 
 
 def make() -> Text:

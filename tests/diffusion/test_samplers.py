@@ -33,7 +33,7 @@ def start(n: int = 4, seed: int = 0) -> Tensor:
 
 def visible(path: Schedule, steps: int = STEPS, *, clean: bool) -> Grid:
     """A grid that begins where there is some signal, and ends clean or not."""
-    levels = [at for at in trailing(path, steps + 1).levels if at.alpha > 0][-steps - 1 :]
+    levels = [at for at in trailing(path, steps + 2).levels if not at.blind][-steps - 1 :]
     return Grid(path, tuple(levels if clean else levels[:-1]))
 
 

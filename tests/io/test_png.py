@@ -18,7 +18,14 @@ from sfumato.generate import Request
 from sfumato.io import infotext, pictures
 
 IMAGE = torch.arange(3 * 4 * 5).reshape(3, 4, 5) * 4 / 127.5 - 1  # whole levels
-PROMPTS = ["", 'a "red" apple, \\n 3d', "ein Stück Käse", "猫 🍎 \N{COMBINING ACUTE ACCENT}", "two\nlines\r\n\ttab", "\0\x7f"]
+PROMPTS = [
+    "",
+    'a "red" apple, \\n 3d',
+    "ein Stück Käse",
+    "猫 🍎 \N{COMBINING ACUTE ACCENT}",
+    "two\nlines\r\n\ttab",
+    "\0\x7f",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -57,7 +64,9 @@ def test_a_picture_without_parameters_says_so(tmp_path: Path) -> None:
         lambda: path.write_bytes(b""),
     ):
         save()
-        with pytest.raises(ValueError, match=r"x\.png holds no sfumato parameters; only pictures that sfumato wrote do$"):
+        with pytest.raises(
+            ValueError, match=r"x\.png holds no sfumato parameters; only pictures that sfumato wrote do$"
+        ):
             pictures.parameters_of(path)
     with pytest.raises(ValueError, match=r"y\.png cannot be opened \(No such file or directory\)$"):
         pictures.parameters_of(tmp_path / "y.png")

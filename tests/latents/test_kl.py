@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fill import inp
-from tiny import awake
 from torch import Tensor, nn
 
+from fill import inp
 from sfumato.diffusion.noise import Address, Stream, seeded
 from sfumato.latents.autoencoding import Autoencoding, psnr
 from sfumato.latents.kl import KLFirstStage
 from sfumato.nets.autoencoder import AutoencoderSize, kl, moments
 from sfumato.nets.lpips import Lpips
+from tiny import awake
 
 SIZE = AutoencoderSize(channels=8, mult=(1, 2), blocks=1, latent_channels=3)
 IMAGES = (0.5 * inp("img", 4, 3, 8, 8)).clamp(-1, 1)

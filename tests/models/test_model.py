@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny
 from pydantic import ValidationError
 
+import tiny
 from sfumato.diffusion.schedule import SCHEDULES
 from sfumato.models.config import ModelConfig, ScheduleConfig
 from sfumato.models.latent_diffusion import LatentDiffusion

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fill import inp
-from tiny import awake
 from torch import Tensor
 
+from fill import inp
 from sfumato.nets.attention import CrossAttention, GatedFeedForward, PixelAttention, SpatialTransformer
 from sfumato.nets.transformer import EncoderLayer, TransformerEncoder, TransformerSize
+from tiny import awake
 
 
 @pytest.fixture
@@ -43,10 +43,7 @@ def test_each_head_by_hand(attention: CrossAttention) -> None:
     heads = []
     for h in range(4):
         rows = slice(8 * h, 8 * h + 8)
-        q, k, v = (
-            t @ w.weight[rows].T
-            for t, w in ((x, attention.to_q), (tau, attention.to_k), (tau, attention.to_v))
-        )
+        q, k, v = (t @ w.weight[rows].T for t, w in ((x, attention.to_q), (tau, attention.to_k), (tau, attention.to_v)))
         heads.append(torch.softmax(q @ k.T / 8**0.5, dim=1) @ v)
     torch.testing.assert_close(attention(x[None], tau[None])[0], attention.to_out(torch.cat(heads, dim=1)))
 

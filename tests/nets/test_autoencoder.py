@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
-from tiny import awake
 from torch import Tensor
 
+from fill import inp
 from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize, drawn, kl, moments
+from tiny import awake
 
 LINEAR = AutoencoderSize(channels=8, mult=(1, 2), blocks=1, latent_channels=5, patch=2, shortcut="linear")
 PLAIN = AutoencoderSize(channels=8, mult=(1, 2), blocks=1, latent_channels=5)

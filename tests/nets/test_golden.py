@@ -12,9 +12,9 @@ from typing import Any
 import ldm
 import pytest
 import torch
-from fill import CHECKS, fill, inp, unit
 from torch import Tensor
 
+from fill import CHECKS, fill, inp, unit
 from sfumato.nets.attention import CrossAttention
 from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize, kl, moments
 from sfumato.nets.lpips import STAGES, WIDTHS, Lpips

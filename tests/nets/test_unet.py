@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import inp
-from tiny import awake
 
+from fill import inp
 from sfumato.nets.blocks import ResBlock, group_norm
 from sfumato.nets.unet import UNet, UNetSize
+from tiny import awake
 
 PLAIN = UNetSize(channels=4, width=16, mult=(1, 2), blocks=1, attention=(2,), head_dim=8)
 SIZES = {

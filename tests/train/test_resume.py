@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from fill import inp
 
+import tiny
+from fill import inp
 from sfumato.cli.main import main
 from sfumato.data import Folder
 from sfumato.io import model_folder, pictures, tensors
@@ -92,7 +92,9 @@ def test_a_run_says_what_it_does(whole: tuple[Path, list[Event]]) -> None:
     home, events = whole
     for stage, steps in STEPS.items():
         assert [e.step for e in events if isinstance(e, Begun) and e.stage == stage] == [0]
-        assert [e.progress.step for e in events if isinstance(e, Stepped) and e.stage == stage] == [*range(1, steps + 1)]
+        assert [e.progress.step for e in events if isinstance(e, Stepped) and e.stage == stage] == [
+            *range(1, steps + 1)
+        ]
         assert lines(home, stage) == [*range(1, steps + 1)]
     last = events[-1]
     assert isinstance(last, Wrote)

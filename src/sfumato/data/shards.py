@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import tarfile
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from sfumato.data.sample import Meta, Sample
 from sfumato.io.pictures import decode
@@ -49,7 +47,6 @@ class Shards:
                 found[key] = files
         self.keys = tuple(found)
         self._files = tuple(found.values())
-        self._open: dict[tuple[int, int, int], BinaryIO] = {}
 
     @property
     def fields(self) -> frozenset[str]:
@@ -89,23 +86,12 @@ class Shards:
         return tuple(self._files[i])
 
     def _read(self, place: Place) -> bytes:
-        here = (os.getpid(), threading.get_ident(), place.shard)  # a shared file would share its position
-        if here not in self._open:
-            self._open[here] = self.paths[place.shard].open("rb")
-        file = self._open[here]
-        file.seek(place.offset)
-        data = file.read(place.size)
+        with self.paths[place.shard].open("rb") as file:  # opened anew: nothing to share, to pickle or to close
+            file.seek(place.offset)
+            data = file.read(place.size)
         if len(data) != place.size:
             raise ValueError("the shard became shorter since it was opened; open it again")
         return data
-
-    def close(self) -> None:
-        """Closes the files; they open again by themselves."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # a worker process opens its own files
 
 
 # The index ------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+BLIND = -5.1
+
 
 class Level(NamedTuple):
     """`t` is the clock that the network was trained with; fractions are allowed.
@@ -21,6 +23,14 @@ class Level(NamedTuple):
     def lam(self) -> Tensor:
         """Half the logarithm of the signal-to-noise ratio: log(alpha / sigma)."""
         return self.alpha.log() - self.sigma.log()
+
+    @property
+    def blind(self) -> bool:
+        """Whether there is so little signal that a guess of the noise, divided by alpha, says nothing of the picture.
+
+        At alpha = 0 it is a division by zero; DPM-Solver cuts its schedules off at this half log-SNR too.
+        """
+        return bool((self.lam < BLIND).any())
 
     @staticmethod
     def clean(t: float) -> "Level":

@@ -15,7 +15,6 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.config = config
         self.first_stage = KLFirstStage(config.first_stage)
         self.conditioner = Text(tokenizer, config.text)
         net = UNet(config.unet)

@@ -17,7 +17,7 @@ def plms(x: Tensor, grid: Grid) -> Sampler:
     past: list[Tensor] = []  # the latest first
     for a, b in grid.steps():
         x0 = yield x, a
-        if a.alpha == 0:  # no noise to remember where there is nothing but noise
+        if a.blind:  # no noise to remember where there is nothing but noise
             x = move(x, a, b, x0=x0)
             continue
         eps = noise_in(x, x0, a)

@@ -27,8 +27,8 @@ class Entry:
     stochastic: bool
 
     def evaluations(self, grid: Grid) -> int:
-        """Network evaluations of a run: one for a step from alpha = 0 or to a clean end, else `calls`."""
-        plain = sum(bool(a.alpha == 0 or b.sigma == 0) for a, b in grid.steps())
+        """Network evaluations of a run: one for a step from a blind level or to a clean end, else `calls`."""
+        plain = sum(bool(a.blind or b.sigma == 0) for a, b in grid.steps())
         full = len(grid) - plain
         return plain + full * self.calls + (self.extra if full else 0)
 

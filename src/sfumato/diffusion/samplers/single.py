@@ -28,7 +28,7 @@ def heun(x: Tensor, grid: Grid) -> Sampler:
     """Heun's second-order method (Karras et al. 2022, alg. 1): the mean of the noise here and at the trial point."""
     for a, b in grid.steps():
         x0 = yield x, a
-        if b.sigma == 0 or a.alpha == 0:  # at alpha = 0 a guess of the noise says nothing of the picture
+        if b.sigma == 0 or a.blind:
             x = move(x, a, b, x0=x0)
             continue
         eps = noise_in(x, x0, a)
