@@ -19,7 +19,7 @@ slow: .venv/dev
 lint: .venv/dev
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
-	$(RUN)pyright
+	$(RUN)pyright --pythonpath $(RUN)python
 	$(RUN)lint-imports
 
 bench: .venv/ready

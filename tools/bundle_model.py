@@ -26,7 +26,7 @@ A latent diffusion model of {side}x{side} pixels that paints emoji from a captio
 `sfumato train emoji` on a CPU. It is small and knows little: the {concepts} concepts that it was shown, in the styles
 {styles}. It ships so that everything in this project can be tried offline.
 
-![The first 64 prompts of the evaluation](grid.png)
+![The first 64 prompts of the evaluation](../../../../../docs/pictures/emoji.png)
 
 The grid is not picked by hand: the first 64 of the captions that `sfumato evaluate {name}` draws, seeds 0 to 63.
 
@@ -63,7 +63,7 @@ flags, symbols and most objects are not among its concepts. It is no product.
 
 def main() -> int:
     """Run the tool."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", default="emoji")
     parser.add_argument("--hardware", required=True)
@@ -95,13 +95,11 @@ def main() -> int:
         asked.name,
         "--json",
         "--sheet",
-        str(home / "grid.png"),
+        str(GRID),
     ]
     scores = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     (home / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     (home / "README.md").write_text(card(asked.name, asked.run, scores, asked.hardware), encoding="utf-8")
-    GRID.parent.mkdir(parents=True, exist_ok=True)
-    GRID.write_bytes((home / "grid.png").read_bytes())
     print(home)
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from sfumato.diffusion import drive
@@ -18,7 +18,7 @@ from sfumato.diffusion.guidance import guided
 from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.samplers import find, start
 from sfumato.io import model_folder, pictures
-from sfumato.io.model_folder import Defaults, Loaded
+from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
 from sfumato.models.config import Closed
 
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
@@ -29,26 +29,14 @@ class Request(Closed):
 
     prompt: str = Field(default="", max_length=8000)
     negative: str = Field(default="", max_length=8000)
-    sampler: str | None = None
-    spacing: str | None = None
-    steps: int | None = Field(default=None, ge=1, le=1000)
-    guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    sampler: SamplerName | None = None
+    spacing: SpacingName | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
     seed: int = Field(default=0, ge=0, lt=2**64)
     n: int = Field(default=1, ge=1, le=64)
     size: tuple[int, int] | None = None  # width, height
     strength: float = Field(default=0.6, gt=0, le=1)  # of the change, when there is a picture to begin from
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, name: str | None) -> str | None:
-        return name if name is None else find(name).name
-
-    @field_validator("spacing")
-    @classmethod
-    def _known_spacing(cls, name: str | None) -> str | None:
-        if name is not None:
-            SPACINGS[name]
-        return name
 
     def completed(self, defaults: Defaults, resolution: int) -> "Request":
         """The request with nothing left open, as it is written into pictures."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from sfumato.cli.parse import File, parse
 from sfumato.data import Dataset, Emoji, Split, concrete_ids
 from sfumato.evaluate import features
-from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
+from sfumato.evaluate.fidelity import BATCH, Fidelity, Gallery, drawn, fidelity
 from sfumato.io import model_folder, pictures
 from sfumato.latents.autoencoding import psnr
 from sfumato.latents.kl import KLFirstStage
@@ -85,7 +85,7 @@ def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
 @torch.no_grad()
 def _psnr(stage: KLFirstStage, images: Dataset) -> float:
     x = torch.stack([images[i]["image"] for i in range(len(images))])
-    y = torch.cat([stage.decode(stage.encode(part)) for part in x.split(features.BATCH)])
+    y = torch.cat([stage.decode(stage.encode(part)) for part in x.split(BATCH)])
     return float(psnr(y, x).mean())
 
 

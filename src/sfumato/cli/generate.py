@@ -130,12 +130,7 @@ def _init(asked: Generate, resolution: int) -> Tensor | None:
     width, height = _size(asked.size) or (resolution, resolution)
     if width != height:
         raise ValueError(f"--init is cut to a square, and --size {asked.size} is none; ask for equal sides")
-    try:
-        return pictures.decode(asked.init.read_bytes(), size=width)
-    except OSError as error:
-        raise ValueError(f"{asked.init} cannot be opened ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{asked.init}: {error}") from None
+    return pictures.read(asked.init, size=width)
 
 
 def _watched(loaded: Loaded, request: Request, init: Tensor | None, console: Console) -> Result:

@@ -24,7 +24,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    verb, *rest = arguments if arguments is not None else sys.argv[1:] or ["--help"]
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help", "help"):
         print(_help())
         return 0

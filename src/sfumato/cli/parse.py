@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,18 @@ Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
+LONG = 80  # characters of what was given that are said again
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_BOX = re.compile(r"[─│╭╮╰╯]|-{3,}")
+_PLAIN = {  # tyro's words -> ours
+    r"no type matching \{None\}\|INT could be instantiated from \['(.*)'\]\.?": r"'\1' is not a whole number",
+    r"no type matching \{None\}\|FLOAT could be instantiated from \['(.*)'\]\.?": r"'\1' is not a number",
+    r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is not a whole number",
+    r"could not convert string to float: ('.*')": r"\1 is not a number",
+    r"Error parsing (?:-\w/)?(--[\w-]+)": r"\1",
+    r"Missing value for argument '(.*)'\. Expected .*": r"\1 is given without a value",
+    r"Missing from [^:]*: (\S+).*": r"\1 is missing",
+}
 
 
 def parse(kind: type[T], arguments: Sequence[str], *, verb: str) -> T:
@@ -46,7 +58,10 @@ def line(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         message = "there is no such setting"
     given = first.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float) and first["type"] != "value_error" else ""
+    shown = ""
+    if isinstance(given, str | int | float) and first["type"] != "value_error":
+        text = repr(given)
+        shown = f" (given: {text if len(text) <= LONG else text[:LONG] + '...'})"
     return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}"
 
 
@@ -69,7 +84,7 @@ def override(settings: BaseModel, changes: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    if text.startswith(("[", "(")):
+    if text[:1] + text[-1:] in ("[]", "()"):
         return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
     for kind in (int, float):
         with contextlib.suppress(ValueError):
@@ -78,10 +93,14 @@ def _value(text: str) -> Any:
 
 
 def _first_complaint(said: str, verb: str) -> str:
-    """The first paragraph of tyro's box, and the option that it thinks was meant."""
-    rows = [row.strip("│ ") for row in _STYLE.sub("", said).splitlines() if row.startswith("│")]
-    ends = [i for i, row in enumerate(rows) if not row or row.startswith(("─", "Got errors"))]
-    head = " ".join(rows[: ends[0]] if ends else rows) or "the arguments are not understood"
+    """The first paragraph under the title of tyro's box, and the option that it thinks was meant."""
+    rows = [_BOX.sub("", row).strip() for row in _STYLE.sub("", said).splitlines()]
+    _, *rows = [*filter(None, rows[:1]), *itertools.dropwhile(lambda row: not row, rows[1:])] or [""]
+    head = " ".join(itertools.takewhile(lambda row: row and not row.startswith("Got errors"), rows))
+    for pattern, plain in _PLAIN.items():
+        head = re.sub(pattern, plain, head)
+    head = head or "the arguments are not understood"
     meant = re.search(r"Perhaps you meant:\s+(--?[\w-]+)", " ".join(rows))
     hint = f"; perhaps {meant[1]} was meant" if meant else ""
-    return f"{head[:1].lower()}{head[1:].rstrip('.')}{hint}; see: sfumato {verb} --help"
+    first = head[:1] if head[1:2].isupper() else head[:1].lower()
+    return f"{first}{head[1:].rstrip('.')}{hint}; see: sfumato {verb} --help"

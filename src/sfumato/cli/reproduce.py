@@ -36,10 +36,10 @@ def run(arguments: Sequence[str]) -> int:
     made = _made(asked.picture)
     loaded = model_folder.load(asked.model or made.model)
     same_model = loaded.file.weights[loaded.weights].sha256 == made.sha256
-    old = pictures.decode(asked.picture.read_bytes())
+    old = pictures.read(asked.picture)
     if made.began and asked.init is None:
         raise ValueError(f"{asked.picture} began from a picture; give it with --init")
-    init = pictures.decode(asked.init.read_bytes(), size=old.shape[2]) if made.began and asked.init else None
+    init = pictures.read(asked.init, size=old.shape[2]) if made.began and asked.init else None
     new = generate(loaded, made.request, init=init).images[0]
     if old.shape != new.shape:
         raise ValueError(f"{asked.picture} was scaled after it was made; it cannot be compared")

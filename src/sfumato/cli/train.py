@@ -1,5 +1,6 @@
 """`sfumato train RECIPE [--data DIR] [--out RUN] [--set key=value ...] [--resume]`."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,9 @@ class Train:
     """A folder of pictures with captions (sidecars x.txt or metadata.jsonl) in place of the recipe's own."""
     out: Path = Path("runs/emoji")
     """The run's folder: checkpoints, metrics, previews, and at the end model/."""
-    set: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE")] = field(default_factory=list)
+    set: Annotated[tyro.conf.UseAppendAction[list[list[str]]], tyro.conf.arg(metavar="KEY=VALUE ...")] = field(
+        default_factory=list
+    )
     """Other settings than the recipe's, for instance diffusion.plan.steps=2000."""
     resume: bool = False
     """Go on with the run in --out, with the settings that it began with."""
@@ -55,13 +58,15 @@ def run(arguments: Sequence[str]) -> int:
     else:
         if config.exists():
             raise ValueError(f"{asked.out} already holds a run; add --resume to go on with it, or choose another --out")
-        settings, data = _settings(recipe.settings(), [f"name={asked.out.resolve().name}", *asked.set]), asked.data
+        named = recipe.settings().model_copy(update={"name": asked.out.resolve().name})
+        settings, data = _settings(named, list(itertools.chain(*asked.set))), asked.data
     material = recipe.material(data, settings.model.resolution)
+    events = run_recipe(settings, material, asked.out)
     if not asked.resume:
         stored = {"recipe": asked.recipe, "data": str(data.resolve()) if data else None}
         text = json.dumps({**stored, "settings": settings.model_dump(mode="json")}, indent=2)
         atomic.write_bytes(config, text.encode())
-    _show(run_recipe(settings, material, asked.out))
+    _show(events)
     return 0
 
 
@@ -96,7 +101,7 @@ def _show(events: Iterator[Event]) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task, timed, said = None, [], time.monotonic()
         for event in events:
             match event:

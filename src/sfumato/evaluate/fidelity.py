@@ -18,6 +18,8 @@ from sfumato.generate import Request, generate
 from sfumato.io.model_folder import Loaded
 from sfumato.nets.mobilenet import MobileNetV2
 
+BATCH = 32  # pictures made at once
+
 
 @dataclass(frozen=True)
 class Score:
@@ -78,14 +80,14 @@ def fidelity(
     captions = tuple(f"{m['name']}, {m['style']}" for m in metas)
     made = []
     asked_for = [Request(prompt=caption, seed=seed + k) for k, caption in enumerate(captions)]
-    for begin in range(0, len(captions), features.BATCH):
-        made.append(generate(loaded, asked_for[begin : begin + features.BATCH]).images)
-        yield min(begin + features.BATCH, len(captions))
+    for begin in range(0, len(captions), BATCH):
+        made.append(generate(loaded, asked_for[begin : begin + BATCH]).images)
+        yield min(begin + BATCH, len(captions))
     images = torch.cat(made)
     real = torch.stack([s["image"] for s in samples])
     with torch.no_grad():
         stage = loaded.model.first_stage
-        again = torch.cat([stage.decode(stage.encode(part)) for part in real.split(features.BATCH)]).clamp(-1, 1)
+        again = torch.cat([stage.decode(stage.encode(part)) for part in real.split(BATCH)]).clamp(-1, 1)
     yield Fidelity(
         model=gallery.judge(features.pooled(net, images), metas),
         ceiling=gallery.judge(features.pooled(net, again), metas),

@@ -7,14 +7,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from sfumato.conditioning.vocabulary import PAD
+from sfumato.diffusion import samplers
+from sfumato.diffusion.grid import SPACINGS
 from sfumato.io import atomic, tensors
 from sfumato.models.config import Closed, ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
@@ -24,13 +26,28 @@ BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
 DEFAULT = "emoji"
 
 
+def _sampler(name: str) -> str:
+    return samplers.find(name).name
+
+
+def _spacing(name: str) -> str:
+    SPACINGS[name]
+    return name
+
+
+SamplerName = Annotated[str, AfterValidator(_sampler)]
+SpacingName = Annotated[str, AfterValidator(_spacing)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
 class Defaults(Closed):
     """How this model is sampled when nothing is said."""
 
-    sampler: str = "dpmpp_2m"
-    spacing: str = "trailing"
-    steps: int = 20
-    guidance: float = 3.0
+    sampler: SamplerName = "dpmpp_2m"
+    spacing: SpacingName = "trailing"
+    steps: Steps = 20
+    guidance: Guidance = 3.0
 
 
 class WeightSet(Closed):

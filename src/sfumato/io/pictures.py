@@ -49,6 +49,16 @@ def decode(data: bytes, *, size: int | None = None) -> Tensor:
     return from_pil(picture)
 
 
+def read(path: Path, *, size: int | None = None) -> Tensor:
+    """`decode` the bytes of a file; its ValueError names the file, also one that cannot be opened."""
+    try:
+        return decode(path.read_bytes(), size=size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def check(path: Path) -> tuple[int, int]:
     """Width and height of a file, from its header alone, pixels not decoded; ValueError as in `decode`."""
     try:

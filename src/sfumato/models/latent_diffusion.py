@@ -25,7 +25,7 @@ class LatentDiffusion(nn.Module):
         """(C, h, w) for a picture of width x height pixels; ValueError if the model cannot take that size."""
         f = self.factor
         if width % f or height % f or min(width, height) < f:
-            near = ", ".join(f"{max(f, round(side / f) * f)}" for side in (width, height))
+            near = "x".join(f"{max(f, round(side / f) * f)}" for side in (width, height))
             raise ValueError(
                 f"size {width}x{height} does not fit this model; both sides must divide by {f} (near: {near})"
             )

@@ -101,9 +101,16 @@ Event = Begun | Stepped | Wrote
 
 
 def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
-    """Train in the folder `out`, going on from what is there. Yields events; the last one names the model folder."""
+    """Train in the folder `out`, going on from what is there. Yields events; the last one names the model folder.
+
+    ValueError, before anything is done, if the pictures have no captions.
+    """
     if "caption" not in material.captioned.fields:
         raise ValueError(f"the pictures have no captions ({material.about}); add sidecars or a metadata.jsonl")
+    return _run(settings, material, out)
+
+
+def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
     torch.manual_seed(settings.first_stage.plan.seed)
     first_stage = KLFirstStage(settings.model.first_stage)
     yield from _first_stage(settings, material, first_stage, out / "first-stage")
