@@ -62,14 +62,19 @@ def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
+def half(path: Path) -> None:
+    with atomic.folder(path) as folder:
+        (folder / "a").write_text("bad")
+        raise RuntimeError("half way")
+
+
 def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
     home = tmp_path / "model"
     for name in ("new", "model"):
         with atomic.folder(home) as folder:
             (folder / "a").write_text("good")
-        with pytest.raises(RuntimeError, match="half way"), atomic.folder(tmp_path / name) as folder:
-            (folder / "a").write_text("bad")
-            raise RuntimeError("half way")
+        with pytest.raises(RuntimeError, match="half way"):
+            half(tmp_path / name)
         assert names(tmp_path) == ["model"]
         assert (home / "a").read_text() == "good"
 
@@ -81,3 +86,16 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
     with atomic.folder(tmp_path / "model") as folder:
         assert names(folder) == []
     assert names(tmp_path) == ["model"]
+
+
+def test_where_nothing_can_be_written_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    for good in (tmp_path, tmp_path / "new" / "deep"):
+        atomic.check_writable(good)
+    for bad in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"/file is a file; choose another place$"):
+            atomic.check_writable(bad)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may do all
+    with pytest.raises(ValueError, match=r"new cannot be written, .* does not allow it; choose another place$"):
+        atomic.check_writable(tmp_path / "new")
+    assert names(tmp_path) == ["file"]

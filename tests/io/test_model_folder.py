@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from sfumato.generate import Request, generate
 from sfumato.io import model_folder, tensors
 
 
@@ -73,6 +74,16 @@ def test_half_precision_files_are_computed_in_single(copy: Path) -> None:
     model = model_folder.load(copy).model
     assert {v.dtype for v in model.state_dict().values()} == {torch.float32}
     assert all(torch.equal(model.state_dict()[k], v.float()) for k, v in state.items())
+
+
+@pytest.mark.parametrize("name", model_folder.names())
+def test_every_bundled_model_loads_and_paints(name: str) -> None:
+    loaded = model_folder.load(name)
+    side = loaded.file.config.resolution
+    result = generate(loaded, Request(prompt="a red apple, 3d", steps=2))
+    assert result.images.shape == (1, 3, side, side)
+    assert result.images.std() > 0.05
+    assert (model_folder.BUNDLED / name / loaded.file.weights[loaded.weights].file).is_file()
 
 
 # Where it is looked for -----------------------------------------------------------------------------------

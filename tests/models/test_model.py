@@ -121,7 +121,7 @@ def test_the_latent_of_a_picture(model: LatentDiffusion) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "near"), [((20, 16), "16, 16"), ((16, 21), "16, 24"), ((0, 16), "8, 16"), ((3, 3), "8, 8")]
+    ("size", "near"), [((20, 16), "16x16"), ((16, 21), "16x24"), ((0, 16), "8x16"), ((3, 3), "8x8")]
 )
 def test_sizes_that_do_not_fit(model: LatentDiffusion, size: tuple[int, int], near: str) -> None:
     with pytest.raises(ValueError, match="must divide by 8") as caught:

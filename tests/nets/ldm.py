@@ -44,8 +44,7 @@ def unet(net: UNet) -> dict[str, str]:
     for i, layer in enumerate(net.down):
         there = f"input_blocks.{i + 1}"
         places |= _stage(layer, f"down.{i}", there) if isinstance(layer, Stage) else {f"down.{i}.conv": f"{there}.0.op"}
-    first, second = net.middle
-    places |= _stage(first, "middle.0", "middle_block")
+    places |= _stage(net.middle[0], "middle.0", "middle_block")
     places |= _under(UNET_RES, "middle.1.res", "middle_block.2")
     block, parts = -1, 0
     for i, layer in enumerate(net.up):

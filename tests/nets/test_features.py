@@ -23,7 +23,6 @@ def named() -> dict[str, Tensor]:
     emoji = Emoji(split="all", styles=("3d",))
     images = {str(emoji.meta(i)["name"]): i for i in range(len(emoji))}
     found = {name: emoji[images[name]]["image"] for name in KNOWN}
-    emoji.shards.close()
     return found
 
 

@@ -99,3 +99,15 @@ def test_lpips() -> None:
     a, b = (inp(name, 1, 3, 64, 64).clamp(-1, 1) for name in ("img", "img2"))
     assert net(a, b).item() == pytest.approx(GOLDEN["lpips_rule"]["value"], rel=1e-5)
     assert net(a, a).item() == 0
+
+
+def test_normalisations_have_the_right_epsilons() -> None:
+    """systems.md 23, quirk 10. They are too small for the values above to tell: 1e-6 but in the U-Net's own blocks."""
+    net = UNet(UNetSize(channels=4, width=32, mult=(1, 2), blocks=1, attention=(1,), context_dim=24))
+    found = {n: m.eps for n, m in net.named_modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert found == {n: 1e-6 if n.endswith("transformer.norm") else 1e-5 for n in found}
+    assert any("transformer" in n for n in found)
+    coder = Autoencoder(AutoencoderSize(channels=32, mult=(1, 2), blocks=1))
+    assert {m.eps for m in coder.modules() if isinstance(m, torch.nn.GroupNorm)} == {1e-6}
+    layers = [*net.modules(), *TransformerEncoder(9, TransformerSize(dim=8, depth=1)).modules()]
+    assert {m.eps for m in layers if isinstance(m, torch.nn.LayerNorm)} == {1e-5}

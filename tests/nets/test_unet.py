@@ -128,10 +128,8 @@ def test_a_residual_block_by_its_formula(modulation: str) -> None:
     assert isinstance(block.skip, torch.nn.Conv2d)
     steer = F.linear(F.silu(emb), block.emb.weight, block.emb.bias)[:, :, None, None]
     h = F.conv2d(F.silu(block.norm_in(x)), block.conv_in.weight, block.conv_in.bias, padding=1)
-    if modulation == "add":
-        h = block.norm_out(h + steer)
-    else:
-        h = block.norm_out(h) * (1 + steer[:, :16]) + steer[:, 16:]
+    scaled = block.norm_out(h) * (1 + steer[:, :16]) + steer[:, 16:] if modulation == "scale_shift" else None
+    h = block.norm_out(h + steer) if scaled is None else scaled
     h = F.conv2d(F.silu(h), block.conv_out.weight, block.conv_out.bias, padding=1)
     skip = F.conv2d(x, block.skip.weight, block.skip.bias)
     torch.testing.assert_close(block(x, emb), skip + h)

@@ -122,7 +122,7 @@ def test_batches_are_a_function_of_the_step() -> None:
     backward = [indices(step, batch=8, n=30, seed=1).tolist() for step in reversed(range(12))]
     assert forward == backward[::-1]
     assert forward != [indices(step, batch=8, n=30, seed=2).tolist() for step in range(12)]
-    order = sum(forward, [])
+    order = [i for batch in forward for i in batch]
     assert order[:30] != order[30:60]
 
 

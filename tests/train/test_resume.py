@@ -15,14 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import tiny
 from fill import inp
 from sfumato.cli.main import main
+from sfumato.cond import Cond
 from sfumato.data import Folder
+from sfumato.diffusion.noise import Address
 from sfumato.io import model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults
-from sfumato.recipes import RECIPES
+from sfumato.recipes import RECIPES, text_to_image
 from sfumato.recipes.text_to_image import (
     Begun,
     DiffusionRun,
@@ -119,8 +122,37 @@ def test_what_it_trained_is_what_it_saved(whole: tuple[Path, list[Event]], data:
     assert loaded.file.provenance["steps"] == 8
     assert loaded.file.provenance["images"] == 24
     kept = tensors.load(home / "diffusion" / "step-8" / "state.safetensors")
-    for name, p in loaded.model.denoiser.named_parameters():
-        assert torch.equal(p, kept[f"ema.denoiser.{name}"])
+    for part in ("denoiser", "conditioner"):
+        for name, p in loaded.model.get_submodule(part).named_parameters():
+            assert torch.equal(p, kept[f"ema.{part}.{name}"])
+    kept = tensors.load(home / "first-stage" / "step-4" / "state.safetensors")
+    for name, p in loaded.model.first_stage.net.named_parameters():
+        assert torch.equal(p, kept[f"ema.{name}"])
+
+
+@torch.no_grad()
+def test_dropped_captions_are_read_as_the_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Cond] = []
+
+    def loss(_: object, z: Tensor, cond: Cond, *rest: object, **more: object) -> Tensor:
+        seen.append(cond)
+        return z.flatten(1).mean(1)
+
+    monkeypatch.setattr(text_to_image, "denoising_loss", loss)
+    model = tiny.model()
+    n = 1000
+    latent = torch.zeros(n, 4, 4, 4)
+    tokens = model.conditioner.collate([{"caption": "two dogs"}])
+    batch = {k: v.expand(n, -1) for k, v in tokens.items()} | {"mean": latent, "logvar": latent}
+    text_to_image._Captioned(model, 0.3, "uniform")(batch, Address.of(0, torch.arange(n), 5))
+    vectors = seen[0].vector
+    caption, null = model.conditioner.of(["two dogs"]).vector, model.conditioner.null(1).vector
+    assert vectors is not None
+    assert caption is not None
+    assert null is not None
+    dropped = (vectors - null).abs().amax(1) < 1e-5
+    torch.testing.assert_close(vectors[~dropped], caption.expand((~dropped).sum(), -1), rtol=0, atol=1e-5)
+    assert abs(dropped.sum().item() - 300) < 5 * (1000 * 0.3 * 0.7) ** 0.5  # five deviations
 
 
 STOPS = [
@@ -145,7 +177,7 @@ def test_a_closed_run_goes_on(
 def _until(events: Iterator[Event], stop: tuple[str, int]) -> None:
     for event in events:
         if isinstance(event, Stepped) and (event.stage, event.progress.step) == stop:
-            events.close()  # pyright: ignore[reportAttributeAccessIssue]
+            events.close()
             return
     raise AssertionError(f"the run never came to {stop}")
 

@@ -25,14 +25,10 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if verb in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    if verb in ("-V", "--version"):
-        print(f"sfumato {__version__}")
-        return 0
     try:
-        return _run(verb, rest)
+        code = _run(verb, rest)
+        sys.stdout.flush()  # where a reader that has gone can still be noticed
+        return code
     except ValueError as error:
         code, message = 2, _line(error)
     except BrokenPipeError:  # the reader of our output has gone
@@ -47,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"sfumato {__version__}")
+        return 0
     if verb not in VERBS:
         raise ValueError(unknown("command", verb, list(VERBS)))
     return importlib.import_module(f"sfumato.cli.{verb}").run(arguments)

@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Models, arguments, verb="models")
     files = [(name, model_folder.describe(name)) for name in model_folder.names()]
     if asked.json:
-        print(json.dumps([{"name": n, **f.model_dump(mode="json", exclude_none=True)} for n, f in files]))
+        print(json.dumps([{**f.model_dump(mode="json", exclude_none=True), "name": n} for n, f in files]))
         return 0
     table = Table("name", "pixels", "weights", "learnt from", "MB", box=None)
     for name, file in files:
