@@ -1,6 +1,7 @@
 """What the documents show, runs."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
-def _registry_as_it_was():
+def _registry_as_it_was() -> Iterator[None]:
     known = dict(SAMPLERS)
     yield
     SAMPLERS.clear()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from console import Run
 from PIL import Image
 
 import tiny
-from conftest import Run
 from sfumato import __version__
 from sfumato.cli import main as entry
 from sfumato.cli.main import VERBS

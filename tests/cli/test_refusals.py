@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from console import Run, Said
 
-from conftest import Run, Said
 from sfumato.io import pictures
 
 GENERATE = ("generate", "a red apple, 3d", "--seed", "7")

@@ -205,3 +205,22 @@ def test_samples_at_scale_one_are_those_of_the_plain_condition() -> None:
             for guide in (guided(RED, NONE, scale=1.0), conditional(RED))
         )
         assert torch.equal(one, two)
+
+
+def test_inpainting_takes_a_boolean_mask_and_keeps_the_type_of_the_guess() -> None:
+    x, at = torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), Level.clean(0.0)
+    known = torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
+    mask = torch.tensor([[True, False], [False, True]]).expand(1, 1, 2, 2)
+
+    def nothing(x: Tensor, at: Level) -> Guess:
+        yield []
+        return torch.ones_like(x)
+
+    guess = inpainted(nothing, known, mask)(x, at)
+    next(guess)
+    with pytest.raises(StopIteration) as done:
+        guess.send([])
+    out = done.value.value
+    assert out.dtype == x.dtype
+    assert torch.equal(out[mask], known[mask].to(x.dtype))
+    assert torch.equal(out[~mask], torch.ones(2, dtype=x.dtype))

@@ -346,3 +346,8 @@ def test_half_log_snr_is_half_the_logarithm_of_the_power_ratio() -> None:
     at = SD.level(400)
     assert float(at.lam) == pytest.approx(0.5 * math.log(float(at.alpha**2 / at.sigma**2)), rel=1e-12)
     assert float(Level.clean(0.0).lam) == math.inf
+
+
+def test_ddim_with_fresh_noise_and_none_given_is_refused_before_the_first_ask() -> None:
+    with pytest.raises(ValueError, match="fresh noise"):
+        next(ddim(start(), trailing(SD, STEPS), eta=0.5))

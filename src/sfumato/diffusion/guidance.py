@@ -58,7 +58,8 @@ def inpainted(guide: Guide, known: Tensor, mask: Tensor) -> Guide:
 
     def inner(x: Tensor, at: Level) -> Guess:
         x0 = yield from guide(x, at)
-        return mask * known + (1 - mask) * x0
+        kept = mask.to(x0.dtype)
+        return kept * known.to(x0.dtype) + (1 - kept) * x0
 
     return inner
 

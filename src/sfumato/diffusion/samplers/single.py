@@ -11,6 +11,8 @@ from sfumato.diffusion.samplers.registry import Sampler, sampler
 @sampler("ddim", order=1)
 def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12). At eta = 1 it is DDPM."""
+    if eta > 0 and noise is None:
+        raise ValueError(f"eta {eta} asks for fresh noise; give ddim a noise, or eta 0")
     for a, b in grid.steps():
         x0 = yield x, a
         x = move(x, a, b, x0=x0, fresh=eta * posterior_std(a, b), noise=noise)
