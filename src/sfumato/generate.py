@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from PIL.Image import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from sfumato.diffusion import drive
@@ -24,6 +24,18 @@ from sfumato.models.config import Closed
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
 
 
+LARGEST = 2048  # pixels a side
+
+
+def _in_range(size: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= min(size) <= max(size) <= LARGEST:
+        raise ValueError(f"{size[0]}x{size[1]} is out of range; each side has 1 to {LARGEST} pixels")
+    return size
+
+
+Size = Annotated[tuple[int, int], AfterValidator(_in_range)]
+
+
 class Request(Closed):
     """What is asked for. What is None is taken from the model's own defaults."""
 
@@ -35,7 +47,7 @@ class Request(Closed):
     guidance: Guidance | None = None
     seed: int = Field(default=0, ge=0, lt=2**64)
     n: int = Field(default=1, ge=1, le=64)
-    size: tuple[int, int] | None = None  # width, height
+    size: Size | None = None  # width, height
     strength: float = Field(default=0.6, gt=0, le=1)  # of the change, when there is a picture to begin from
 
     def completed(self, defaults: Defaults, resolution: int) -> "Request":

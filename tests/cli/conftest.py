@@ -26,6 +26,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a command runs in, with some files for it to read."""
     monkeypatch.setattr(model_folder, "BUNDLED", bundled)
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
     cut = Path(shutil.copytree(bundled / "emoji", tmp_path / "cut")) / "ema.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])

@@ -42,7 +42,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*GENERATE, "--size", "axb"), "size 'axb' is not understood; write width x height, as 64x64"),
     ((*GENERATE, "--size", "-8x8"), "size '-8x8' is not understood; write width x height, as 64x64"),
     ((*GENERATE, "--size", "20x16"), "size 20x16 does not fit this model; both sides must divide by 8 (near: 16x16)"),
-    ((*GENERATE, "--size", "0x16"), "both sides must divide by 8 (near: 8x16)"),
+    ((*GENERATE, "--size", "0x16"), "size: 0x16 is out of range; each side has 1 to 2048 pixels"),
     ((*GENERATE, "--steps", "0"), "steps: input should be greater than or equal to 1 (given: 0)"),
     ((*GENERATE, "--steps", "1001"), "steps: input should be less than or equal to 1000 (given: 1001)"),
     (
@@ -164,7 +164,7 @@ GOOD: dict[str, Any] = {
         (lambda p: p["model"].update(name="other"), "unknown model 'other'; known: emoji"),
         (lambda p: p["request"].update(size=[24, 16]), "was scaled after it was made; it cannot be compared"),
         (lambda p: p["request"].update(size=[17, 16]), "size 17x16 does not fit this model"),
-        (lambda p: p.update(init={"file": "x"}), "began from a picture; give it with --init"),
+        (lambda p: p.update(init={"file": "x", "sha256": "0"}), "began from a picture; give it with --init"),
     ],
 )
 def test_parameters_that_make_no_picture(
@@ -174,3 +174,13 @@ def test_parameters_that_make_no_picture(
     change(parameters)
     pictures.save_png(torch.zeros(3, 16, 16), home / "made.png", parameters)
     assert said in refused(sfumato("reproduce", "made.png"))
+
+
+def test_a_picture_is_not_made_again_from_another_picture(sfumato: Run, home: Path) -> None:
+    for name, grey in (("mine.png", 0.0), ("other.png", 0.5)):
+        pictures.save_png(torch.full((3, 16, 16), grey), home / name, {})
+    made = sfumato(*GENERATE, "--init", "mine.png", "--out", "made", "--json")
+    file = json.loads(made.out)["pictures"][0]["file"]
+    again = ("reproduce", file, "--model", "emoji", "--init")
+    assert "other.png is not the picture that" in refused(sfumato(*again, "other.png"))
+    assert sfumato(*again, "mine.png").code == 0

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from pydantic import ValidationError
@@ -40,6 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     if made.began and asked.init is None:
         raise ValueError(f"{asked.picture} began from a picture; give it with --init")
     init = pictures.read(asked.init, size=old.shape[2]) if made.began and asked.init else None
+    if init is not None and pictures.digest(init) != made.began:
+        raise ValueError(f"{asked.init} is not the picture that {asked.picture} began from; its pixels differ")
     new = generate(loaded, made.request, init=init).images[0]
     if old.shape != new.shape:
         raise ValueError(f"{asked.picture} was scaled after it was made; it cannot be compared")
@@ -61,17 +63,20 @@ class _Made(NamedTuple):
     request: Request
     model: str
     sha256: str
-    began: bool  # from another picture
+    began: str  # hash of the pixels of the picture that it began from, if there was one
 
 
 def _made(path: Path) -> _Made:
     found = pictures.parameters_of(path)
     try:
         model = found["model"]
-        return _Made(
-            Request.model_validate(found["request"]), str(model["name"]), str(model["sha256"]), "init" in found
-        )
+        return _Made(Request.model_validate(found["request"]), str(model["name"]), str(model["sha256"]), _began(found))
     except ValidationError as error:
         raise ValueError(f"the parameters in {path} are not understood: {line(error)}") from None
     except (KeyError, TypeError):
         raise ValueError(f"the parameters in {path} are not complete; it must be as sfumato wrote it") from None
+
+
+def _began(found: dict[str, Any]) -> str:
+    init = found.get("init")
+    return str(init["sha256"]) if init is not None else ""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,11 @@ def run(arguments: Sequence[str]) -> int:
         stored = {"recipe": asked.recipe, "data": str(data.resolve()) if data else None}
         text = json.dumps({**stored, "settings": settings.model_dump(mode="json")}, indent=2)
         atomic.write_bytes(config, text.encode())
-    _show(events)
+    try:
+        _show(events)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: sfumato train {asked.recipe} --out {asked.out} --resume", file=sys.stderr)
+        raise
     return 0
 
 

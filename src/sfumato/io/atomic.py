@@ -27,6 +27,7 @@ def folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
@@ -34,10 +35,11 @@ def folder(path: Path) -> Iterator[Path]:
         for file in beside.rglob("*"):
             _sync(file)
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(old)
         beside.replace(path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     _sync(path.parent)
 
 

@@ -66,7 +66,7 @@ def fit(objective: Objective, batches: Batches, state: State, plan: Plan) -> Ite
             losses = objective(batch, at)
         losses["loss"].backward()
         norm = float(torch.nn.utils.clip_grad_norm_(state.module.parameters(), plan.clip))
-        if math.isfinite(norm):
+        if math.isfinite(norm) and math.isfinite(float(losses["loss"].detach())):
             state.optimizer.step()
             state.ema.update()
             in_a_row = 0
@@ -74,7 +74,9 @@ def fit(objective: Objective, batches: Batches, state: State, plan: Plan) -> Ite
             state.skipped += 1
             in_a_row += 1
             if in_a_row == PATIENCE:
-                raise FloatingPointError(f"the gradient was not finite three times in a row, at step {state.step}")
+                raise FloatingPointError(
+                    f"the loss or its gradient was not finite three times in a row, at step {state.step}"
+                )
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         yield Progress(
