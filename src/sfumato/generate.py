@@ -3,13 +3,13 @@
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from PIL.Image import Image
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 from torch import Tensor
 
 from sfumato.diffusion import drive
@@ -19,7 +19,7 @@ from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.samplers import find, start
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
-from sfumato.models.config import Closed
+from sfumato.models.config import Closed, complaint
 
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
 
@@ -56,26 +56,35 @@ class Request(Closed):
         return Request(**{**defaults.model_dump(), "size": (resolution, resolution), **given})
 
 
+def requested(**asked: Any) -> Request:
+    """A Request; ValueError of one line if it is wrong."""
+    try:
+        return Request(**asked)
+    except ValidationError as error:
+        raise ValueError(complaint(error)) from None
+
+
 @dataclass(frozen=True)
 class Preview:
     """One network evaluation done: how many of how many, and the clean guess as latents (n, C, h, w)."""
 
     done: int
     total: int
-    x0: Tensor
+    x0: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Result:
     """Finished pictures."""
 
-    images: Tensor  # (n, 3, H, W) in [-1, 1]
-    latents: Tensor  # (n, C, h, w)
+    images: Tensor = field(repr=False)  # (n, 3, H, W) in [-1, 1]
+    latents: Tensor = field(repr=False)  # (n, C, h, w)
     requests: tuple[Request, ...]  # one a picture, each of which makes that picture again
     weights: str  # the weight set that was used
     evaluations: int
     tokens: int  # of the longest prompt that were read
     dropped: int  # of it that were over the model's length
+    unknown: tuple[str, ...]  # words of the prompts that the model was never shown
     seconds: float
 
     def pil(self) -> list[Image]:
@@ -91,11 +100,11 @@ class Model:
 
     def sample(self, *, init: Tensor | None = None, **asked: Any) -> Iterator[Preview | Result]:
         """`sample` for the fields of a Request given by name."""
-        return sample(self.loaded, Request(**asked), init=init)
+        return sample(self.loaded, requested(**asked), init=init)
 
     def generate(self, *, init: Tensor | None = None, **asked: Any) -> Result:
         """The Result for the fields of a Request given by name."""
-        return generate(self.loaded, Request(**asked), init=init)
+        return generate(self.loaded, requested(**asked), init=init)
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None) -> Model:
@@ -151,7 +160,8 @@ def sample(
             yield Preview(done, total, event.x0)
     images = model.first_stage.decode(latents).clamp(-1, 1)
     seconds = time.perf_counter() - began
-    yield Result(images, latents, requests, loaded.weights, done, read, tokens - read, seconds)
+    unknown = model.conditioner.unknown(prompts)
+    yield Result(images, latents, requests, loaded.weights, done, read, tokens - read, unknown, seconds)
 
 
 def generate(loaded: Loaded, request: Request | Sequence[Request], *, init: Tensor | None = None) -> Result:

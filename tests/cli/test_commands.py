@@ -21,6 +21,8 @@ from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import model_folder, pictures, tensors
 from sfumato.recipes.text_to_image import TextToImage
 
+HEARD = ("file", "tokens", "tokens_dropped", "words_unknown")
+
 
 def made(home: Path, folder: str = "pictures") -> list[str]:
     return sorted(p.name for p in (home / folder).iterdir())
@@ -38,8 +40,8 @@ def test_pictures_are_written_and_named(sfumato: Run, home: Path) -> None:
     seeds = [7, 8, 7, 8]
     assert said.out.splitlines() == [f"pictures/{n}  (seed {s})" for n, s in zip(names, seeds, strict=True)]
     again = sfumato("generate", "A red apple, 3d!", "--seed", 7)
-    assert again.out == "pictures/a-red-apple-3d-7-2.png  (seed 7)\n"
-    first, second = (pictures.read(home / "pictures" / f"a-red-apple-3d-7{x}.png") for x in ("", "-2"))
+    assert again.out == "pictures/a-red-apple-3d-7_2.png  (seed 7)\n"
+    first, second = (pictures.read(home / "pictures" / f"a-red-apple-3d-7{x}.png") for x in ("", "_2"))
     assert (first - second).abs().max() < 1.5 / 127.5  # one level: a batch of another size rounds differently
 
 
@@ -53,14 +55,14 @@ def test_a_seed_that_is_drawn_is_said(sfumato: Run, home: Path) -> None:
 def test_prompts_from_a_file(sfumato: Run, home: Path) -> None:
     (home / "prompts.txt").write_text("ein Stück Käse\n\n  two dogs  \n", encoding="utf-8")
     assert sfumato("generate", "first", "--from-file", "prompts.txt", "--seed", 1, "--out", "a/b").code == 0
-    assert made(home, "a/b") == ["ein-st-ck-k-se-1.png", "first-1.png", "two-dogs-1.png"]
-    found = pictures.parameters_of(home / "a/b/ein-st-ck-k-se-1.png")
+    assert made(home, "a/b") == ["ein-stück-käse-1.png", "first-1.png", "two-dogs-1.png"]
+    found = pictures.parameters_of(home / "a/b/ein-stück-käse-1.png")
     assert found["request"]["prompt"] == "ein Stück Käse"
 
 
 def test_an_empty_prompt_is_a_prompt(sfumato: Run, home: Path) -> None:
     assert sfumato("generate", "", "--seed", 1).code == 0
-    assert made(home) == ["no-prompt-1.png"]
+    assert made(home) == ["picture-1.png"]
 
 
 def test_a_picture_says_how_it_was_made(sfumato: Run, home: Path) -> None:
@@ -92,14 +94,15 @@ def test_a_picture_says_how_it_was_made(sfumato: Run, home: Path) -> None:
 def test_json_is_one_object_and_nothing_else(sfumato: Run, home: Path) -> None:
     said = sfumato("generate", "ein Käse", "-n", 2, "--seed", 7, "--json", "--init", "init.png")
     assert said.code == 0
-    assert said.err == ""
+    assert said.err == "words that the model was never shown: ein, kase\n"
     found: dict[str, Any] = json.loads(said.out)
     assert said.out.count("\n") == 1
     assert found["weights"] == "ema"
     assert [p["request"]["seed"] for p in found["pictures"]] == [7, 8]
     for one in found["pictures"]:
         inside = pictures.parameters_of(home / one["file"])
-        assert {k: v for k, v in one.items() if k not in ("file", "tokens", "tokens_dropped")} == inside
+        assert {k: v for k, v in one.items() if k not in HEARD} == inside
+        assert one["words_unknown"] == ["ein", "kase"]
         assert inside["init"]["file"] == "init.png"
     assert len(made(home)) == 2
 

@@ -11,7 +11,7 @@ from mixture import f64
 from sfumato.diffusion.grid import SPACINGS, Grid, karras, leading, linspace, logsnr, trailing, uniform
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import posterior_std
-from sfumato.diffusion.schedule import Table, flow, scaled_linear
+from sfumato.diffusion.schedule import Table, cosine, flow, scaled_linear
 
 SD = scaled_linear()
 AS_STORED = Table(SD.abar.float())  # CompVis keeps its table in float32, and its published numbers show it
@@ -106,10 +106,11 @@ def test_karras_is_even_in_a_root_of_the_noise_to_signal_ratio(rho: float) -> No
     assert is_clean(grid.levels[-1])
 
 
-def test_an_infinite_half_log_snr_is_kept_within_eight() -> None:
-    assert lams(logsnr(flow(), 4)).tolist() == pytest.approx([-8, -4, 0, 4, 8], abs=1e-9)
-    zero = scaled_linear(terminal_zero=True)
-    assert float(lams(logsnr(zero, 4))[0]) == pytest.approx(-8, abs=1e-9)
+def test_half_log_snr_begins_where_a_picture_begins_to_be_seen_and_ends_at_eight_at_most() -> None:
+    assert lams(logsnr(flow(), 4)).tolist() == pytest.approx([-5.1, -1.825, 1.45, 4.725, 8], abs=1e-9)
+    for path in (scaled_linear(terminal_zero=True), cosine()):
+        assert float(lams(logsnr(path, 4))[0]) == pytest.approx(-5.1, abs=1e-9)
+    assert float(lams(logsnr(SD, 4))[0]) == pytest.approx(float(SD.level(999).lam), abs=1e-12)  # SD never goes below
 
 
 def test_middle_is_half_way_in_half_log_snr() -> None:

@@ -97,8 +97,11 @@ def test_a_model_is_found_by_name_folder_and_file(saved: Path, monkeypatch: pyte
     assert model_folder.find(str(saved / "model.json")) == saved
     with pytest.raises(ValueError, match=r"^unknown model 'modle'; did you mean 'model'\? known: model \(or the path"):
         model_folder.find("modle")
+    assert model_folder.find(saved.parent) == saved  # as it lies in the folder of a training run
     with pytest.raises(ValueError, match=r"holds no model\.json; a model is a folder that does$"):
-        model_folder.find(saved.parent)
+        model_folder.find(saved.parent.parent)
+    with pytest.raises(ValueError, match=r"^unknown model ''"):
+        model_folder.find("")
 
 
 # What is wrong with it ------------------------------------------------------------------------------------
@@ -166,14 +169,26 @@ def test_tensors_that_do_not_fit(copy: Path) -> None:
 
 
 def test_a_description_of_another_size(copy: Path) -> None:
-    edit(copy, lambda t: t["config"]["unet"].update(width=24))
+    edit(copy, lambda t: t["config"]["unet"].update(width=17))
     assert "has another shape for tensor 'denoiser.net." in refused(copy, names="ema.safetensors")
+
+
+@pytest.mark.parametrize(("part", "key"), [("unet", "width"), ("first_stage", "channels"), ("text", "dim_head")])
+def test_a_description_of_a_monstrous_size_is_refused_before_it_is_built(copy: Path, part: str, key: str) -> None:
+    edit(copy, lambda t: t["config"][part].update({key: 2**20}))
+    assert "numbers, the model that model.json describes" in refused(copy, names="ema.safetensors")
+
+
+@pytest.mark.parametrize(("part", "key"), [("unet", "depth"), ("text", "depth"), ("first_stage", "blocks")])
+def test_a_description_of_countless_layers_is_refused(copy: Path, part: str, key: str) -> None:
+    edit(copy, lambda t: t["config"][part].update({key: 10**9}))
+    assert f"config: {part}.{key} is 1000000000; at most" in refused(copy, names="model.json")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.update(code="os.system"), "code: extra inputs are not permitted"),
+        (lambda t: t.update(code="os.system"), "code: there is no such setting"),
         (lambda t: t["config"]["unet"].update(target="x.Y"), "target"),
         (lambda t: t.update(format=2), "format: input should be 1"),
         (lambda t: t.pop("name"), "name: field required"),

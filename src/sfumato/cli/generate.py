@@ -3,19 +3,18 @@
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from sfumato.cli.parse import File, Int, Name, Number, line, parse
-from sfumato.generate import Preview, Request, Result, random_seed, sample
+from sfumato.cli.parse import File, Int, Name, Number, parse
+from sfumato.generate import Preview, Request, Result, random_seed, requested, sample
 from sfumato.io import atomic, infotext, model_folder, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
 
@@ -24,12 +23,12 @@ from sfumato.io.model_folder import DEFAULT, Loaded
 class Generate:
     """Make pictures from prompts. What is not said is taken from the model's own defaults."""
 
-    prompts: Annotated[tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="PROMPT ...")] = field(
-        default_factory=list
+    prompts: Annotated[tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="PROMPT ...", help_behavior_hint="")] = (
+        field(default_factory=list)
     )
     """What the pictures show, for instance "a red apple, 3d"."""
     from_file: File = None
-    """A text file with a prompt a line, besides or instead."""
+    """A text file with a prompt a line, besides or instead; empty lines are passed over."""
     model: str = DEFAULT
     """The name of a bundled model (see: sfumato models) or the path of a model folder."""
     negative: str = ""
@@ -37,17 +36,18 @@ class Generate:
     sampler: Name = None
     """See: sfumato samplers."""
     spacing: Name = None
-    """How the steps are spaced: trailing, leading, uniform, linspace, logsnr, karras."""
+    """How the steps are spaced: trailing, leading, uniform, linspace, logsnr, karras. With less than ten steps the
+    first and linspace are best."""
     steps: Int = None
-    """Sampling steps."""
+    """Sampling steps, up to 1000."""
     guidance: Number = None
-    """Scale of classifier-free guidance; 1 is none."""
+    """Scale of classifier-free guidance; 1 is none, above 8 colours burn."""
     seed: int = -1
     """Seed of the first picture, the next ones count on; -1 draws one, which is printed."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
-    """Pictures for each prompt."""
-    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Width and height in pixels, as 64x64."""
+    """Pictures for each prompt, up to 64."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="")] = None
+    """Width and height in pixels, as 64x64: multiples of 32 for the bundled model, which paints best at 64x64."""
     init: File = None
     """A picture to begin from."""
     strength: Number = None
@@ -72,22 +72,32 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     for request in requests:
         result = _watched(loaded, request, init, console)
-        if result.dropped:
-            console.print(
-                f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
-            )
+        for remark in _remarks(result, loaded.file.config.resolution):
+            console.print(remark, markup=False)
         for image, one in zip(result.images, result.requests, strict=True):
             parameters = {"format": 1, "model": _identity(loaded), "request": one.model_dump(mode="json")}
             if asked.init is not None:
                 parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
             path = _free(asked.out, one)
             pictures.save_png(image, path, parameters, infotext.write(one, loaded.file.name))
-            written.append({"file": str(path), "tokens": result.tokens, "tokens_dropped": result.dropped, **parameters})
+            heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
+            written.append({"file": str(path), **heard, **parameters})
             if not asked.json:
                 print(f"{path}  (seed {one.seed})")
     if asked.json:
         print(json.dumps({"pictures": written, "weights": loaded.weights}, ensure_ascii=False))
     return 0
+
+
+def _remarks(result: Result, resolution: int) -> Iterator[str]:
+    """What a person should know of how the request was taken."""
+    if result.dropped:
+        yield f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
+    if result.unknown:
+        yield f"words that the model was never shown: {', '.join(result.unknown)[:200]}"
+    width, height = result.images.shape[3], result.images.shape[2]
+    if (width, height) != (resolution, resolution):
+        yield f"the model was trained at {resolution}x{resolution}; at {width}x{height} it paints worse"
 
 
 def _prompts(asked: Generate) -> list[str]:
@@ -108,10 +118,7 @@ def _request(asked: Generate, prompt: str, seed: int) -> Request:
     given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     if asked.strength is not None and asked.init is None:
         raise ValueError("--strength says how much of --init may change, and there is no --init")
-    try:
-        return Request(prompt=prompt, seed=seed, size=_size(asked.size), **given)
-    except ValidationError as error:
-        raise ValueError(line(error)) from None
+    return requested(prompt=prompt, seed=seed, size=_size(asked.size), **given)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -155,8 +162,8 @@ def _identity(loaded: Loaded) -> dict[str, str]:
 
 def _free(out: Path, request: Request) -> Path:
     """A file name that is not taken."""
-    slug = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "no-prompt"
-    path, k = out / f"{slug}-{request.seed}.png", 2
+    words = re.sub(r"[\W_]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
+    path, k = out / f"{words}-{request.seed}.png", 2
     while path.exists():
-        path, k = out / f"{slug}-{request.seed}-{k}.png", k + 1
+        path, k = out / f"{words}-{request.seed}_{k}.png", k + 1
     return path

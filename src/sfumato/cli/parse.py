@@ -11,13 +11,14 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ValidationError
 
+from sfumato.models.config import complaint
+
 T = TypeVar("T")
 
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-Int = Annotated[int | None, tyro.conf.arg(metavar="N")]
-Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
-LONG = 80  # characters of what was given that are said again
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Int = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _BOX = re.compile(r"[─│╭╮╰╯]|-{3,}")
 _PLAIN = {  # tyro's words -> ours
@@ -43,26 +44,11 @@ def parse(kind: type[T], arguments: Sequence[str], *, verb: str) -> T:
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except ValidationError as error:
-        raise ValueError(line(error)) from None
+        raise ValueError(complaint(error)) from None
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise ValueError(_first_complaint(said.getvalue(), verb)) from None
-
-
-def line(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in one line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "there is no such setting"
-    given = first.get("input")
-    shown = ""
-    if isinstance(given, str | int | float) and first["type"] != "value_error":
-        text = repr(given)
-        shown = f" (given: {text if len(text) <= LONG else text[:LONG] + '...'})"
-    return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}"
 
 
 def override(settings: BaseModel, changes: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from pydantic import ValidationError
 
-from sfumato.cli.parse import File, Name, line, parse
+from sfumato.cli.parse import File, Name, parse
 from sfumato.generate import Request, generate
 from sfumato.io import model_folder, pictures
+from sfumato.models.config import complaint
 
 
 @dataclass
@@ -72,7 +73,7 @@ def _made(path: Path) -> _Made:
         model = found["model"]
         return _Made(Request.model_validate(found["request"]), str(model["name"]), str(model["sha256"]), _began(found))
     except ValidationError as error:
-        raise ValueError(f"the parameters in {path} are not understood: {line(error)}") from None
+        raise ValueError(f"the parameters in {path} are not understood: {complaint(error)}") from None
     except (KeyError, TypeError):
         raise ValueError(f"the parameters in {path} are not complete; it must be as sfumato wrote it") from None
 

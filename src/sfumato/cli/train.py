@@ -21,8 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sfumato.cli.parse import line, override, parse
+from sfumato.cli.parse import override, parse
 from sfumato.io import atomic
+from sfumato.models.config import complaint
 from sfumato.recipes import RECIPES
 from sfumato.recipes.text_to_image import Begun, Event, Stepped, TextToImage, Wrote
 from sfumato.recipes.text_to_image import run as run_recipe
@@ -36,14 +37,14 @@ class Train:
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Which recipe: emoji."""
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """A folder of pictures with captions (sidecars x.txt or metadata.jsonl) in place of the recipe's own."""
     out: Path = Path("runs/emoji")
     """The run's folder: checkpoints, metrics, previews, and at the end model/."""
-    set: Annotated[tyro.conf.UseAppendAction[list[list[str]]], tyro.conf.arg(metavar="KEY=VALUE ...")] = field(
-        default_factory=list
-    )
-    """Other settings than the recipe's, for instance diffusion.plan.steps=2000."""
+    set: Annotated[
+        tyro.conf.UseAppendAction[list[list[str]]], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")
+    ] = field(default_factory=list)
+    """Other settings than the recipe's, for instance diffusion.plan.steps=2000; config.json in a run has them all."""
     resume: bool = False
     """Go on with the run in --out, with the settings that it began with."""
 
@@ -79,7 +80,7 @@ def _settings(base: TextToImage, changes: Sequence[str]) -> TextToImage:
     try:
         return TextToImage.model_validate(override(base, changes))
     except ValidationError as error:
-        raise ValueError(line(error)) from None
+        raise ValueError(complaint(error)) from None
 
 
 def _stored(config: Path, asked: Train) -> tuple[TextToImage, Path | None]:

@@ -30,6 +30,14 @@ class Text(nn.Module):
         """How many tokens each caption has, the start and the end included; over `size.length` are not read."""
         return [len(e.ids) for e in self.tokenizer.encode_batch(list(captions))]
 
+    def unknown(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """The words, each once, that are not in the vocabulary: they are spelt out, and mean nothing."""
+        normalizer, splitter = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
+        texts = [normalizer.normalize_str(caption) for caption in captions]
+        words = dict.fromkeys(word for text in texts for word, _ in splitter.pre_tokenize_str(text))
+        known = self.tokenizer.token_to_id
+        return tuple(word for word in words if known(word) is None and any(letter.isalnum() for letter in word))
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Token ids "ids" (B, L), padded to the longest caption, cut at the model's length; and their "mask"."""
         encoded = [e.ids[: self.size.length] for e in self.tokenizer.encode_batch([s["caption"] for s in samples])]

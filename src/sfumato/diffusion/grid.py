@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.level import Level
+from sfumato.diffusion.level import BLIND, Level
 from sfumato.diffusion.schedule import Schedule
 from sfumato.registry import Registry
 
@@ -110,9 +110,9 @@ def _stride(schedule: Schedule, steps: int) -> float:
 
 
 def _ends(schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """The half log-SNR at the noisiest and the cleanest end, kept within +-8 where it is infinite."""
+    """The half log-SNR where a picture begins to be seen, as DPM-Solver cuts it, and at the cleanest end, 8 at most."""
     low, high = (schedule.level(t).lam for t in reversed(schedule.span))
-    return low.clamp_min(-8.0) if math.isinf(low) else low, high.clamp_max(8.0) if math.isinf(high) else high
+    return low.clamp_min(BLIND), high.clamp_max(8.0) if math.isinf(high) else high
 
 
 def _down(schedule: Schedule, times: list[float], *, clean: bool = False) -> Grid:

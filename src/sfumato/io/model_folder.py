@@ -18,8 +18,8 @@ from sfumato.conditioning.vocabulary import PAD
 from sfumato.diffusion import samplers
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.io import atomic, tensors
-from sfumato.models.config import Closed, ModelConfig
-from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.models.config import Closed, ModelConfig, complaint
+from sfumato.models.latent_diffusion import LatentDiffusion, count
 from sfumato.registry import unknown
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
@@ -88,13 +88,15 @@ def names() -> list[str]:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a model given by name or path; ValueError, listing the names, if there is none."""
     path = Path(name_or_path)
-    if (path / "model.json").is_file():
+    if str(name_or_path) and (path / "model.json").is_file():
         return path
     if path.name == "model.json" and path.is_file():
         return path.parent
     if str(name_or_path) in names():
         return BUNDLED / str(name_or_path)
-    if path.exists():
+    if str(name_or_path) and (path / "model" / "model.json").is_file():
+        return path / "model"  # the folder of a training run
+    if str(name_or_path) and path.exists():
         raise ValueError(f"{path} holds no model.json; a model is a folder that does")
     raise ValueError(unknown("model", str(name_or_path), names()) + " (or the path of a model folder)")
 
@@ -105,10 +107,7 @@ def describe(name_or_path: str | Path) -> ModelFile:
     try:
         return ModelFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        what = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{path} is not a model description: {where}: {what[:1].lower()}{what[1:]}") from None
+        raise ValueError(f"{path} is not a model description: {complaint(error)}") from None
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
@@ -121,8 +120,12 @@ def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
     path = folder / Path(entry.file).name
     if tensors.sha256(path) != entry.sha256:
         raise ValueError(f"{path} is not the file that model.json describes (its hash differs); copy it again")
-    model = LatentDiffusion(file.config, _tokenizer(folder / "tokenizer.json"))
-    tensors.fill(model, tensors.load(path), source=path)
+    tokenizer, stored = _tokenizer(folder / "tokenizer.json"), tensors.load(path)
+    held, asked = sum(w.numel() for w in stored.values()), count(file.config, tokenizer)
+    if asked > 2 * held:  # before anything of that size is made; smaller differences are named by `fill`
+        raise ValueError(f"{path} holds {held:,} numbers, the model that model.json describes {asked:,}; one is wrong")
+    model = LatentDiffusion(file.config, tokenizer)
+    tensors.fill(model, stored, source=path)
     return Loaded(model.eval().requires_grad_(False), file, folder, chosen)
 
 

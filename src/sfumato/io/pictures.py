@@ -143,6 +143,8 @@ def _open(file: BinaryIO) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(f"the picture is huge; at most {MAX_PIXELS:,} pixels are read, scale it down") from None
     except _BROKEN:
         raise ValueError("not a picture of a known kind; PNG, JPEG, WebP, GIF and BMP can be read") from None
     width, height = picture.size

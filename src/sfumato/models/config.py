@@ -5,7 +5,7 @@ import math
 from dataclasses import fields
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
@@ -40,6 +40,20 @@ class ScheduleConfig(Closed):
         return SCHEDULES[self.kind](**given)
 
 
+def complaint(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    given, shown = first.get("input"), ""
+    if isinstance(given, str | int | float) and first["type"] != "value_error":
+        text = repr(given)
+        shown = f" (given: {text if len(text) <= LONG else text[:LONG] + '...'})"
+    return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}"
+
+
 class ModelConfig(Closed):
     """Sizes of the three parts, the schedule and the prediction."""
 
@@ -70,11 +84,18 @@ class ModelConfig(Closed):
         return self
 
 
+LONG = 80  # characters of what was given that are said again
+MOST = {"depth": 64, "blocks": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
+
+
 def _positive(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
     """ValueError if a number of `size` is not positive; one that is 0 by default may be 0."""
     for field in fields(size):
         value = getattr(size, field.name)
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int | float)]
+        most = MOST.get(field.name, math.inf)
         good = all(0 < v < math.inf or v == field.default == 0 for v in numbers)
         if not good or (field.name == "mult" and not numbers):
             raise ValueError(f"{name}.{field.name} is {value}; it must be positive")
+        if max([*numbers, len(numbers)], default=0) > most:
+            raise ValueError(f"{name}.{field.name} is {value}; at most {most} can be built")

@@ -1,5 +1,6 @@
 """The model: a first stage, a conditioner and a denoiser, and nothing else than their wiring."""
 
+import torch
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -7,6 +8,7 @@ from sfumato.conditioning.text import Text
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.latents.kl import KLFirstStage
 from sfumato.models.config import ModelConfig
+from sfumato.nets.transformer import TransformerEncoder
 from sfumato.nets.unet import UNet
 
 
@@ -30,3 +32,14 @@ class LatentDiffusion(nn.Module):
                 f"size {width}x{height} does not fit this model; both sides must divide by {f} (near: {near})"
             )
         return self.first_stage.channels, height // self.first_stage.factor, width // self.first_stage.factor
+
+
+def count(config: ModelConfig, tokenizer: Tokenizer) -> int:
+    """How many numbers a model of this description holds; nothing of that size is made to find out."""
+    with torch.device("meta"):
+        parts = (
+            KLFirstStage(config.first_stage),
+            TransformerEncoder(tokenizer.get_vocab_size(), config.text),
+            UNet(config.unet),
+        )
+    return sum(weight.numel() for part in parts for weight in part.state_dict().values())
