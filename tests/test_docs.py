@@ -40,7 +40,7 @@ def test_the_example_sampler_keeps_its_promise() -> None:
     assert measured(entry, path, a, b, "lam", x * size(a), end * size(b)) >= entry.order - 0.2
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/formalism.md", "docs/house.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/formalism.md", "docs/house.md", "docs/emoji.md"])
 def test_files_that_documents_name_are_there(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     named = re.findall(r"`((?:src|tests|tools|docs|recipes|diffusion|nets|latents|train|io)/[\w./-]+\.\w+)`", text)
