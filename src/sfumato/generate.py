@@ -16,7 +16,7 @@ from sfumato.diffusion import drive
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.guidance import guided
 from sfumato.diffusion.noise import seeded
-from sfumato.diffusion.samplers import find, start
+from sfumato.diffusion.samplers import SAMPLERS, start
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
 from sfumato.models.config import Closed, complaint
@@ -149,7 +149,7 @@ def sample(
         model.conditioner.of(prompts), model.conditioner.of([r.negative for r in requests]), scale=common.guidance
     )
 
-    entry = find(common.sampler)
+    entry = SAMPLERS[common.sampler]
     total = entry.evaluations(grid)
     done, latents = 0, x
     for event in drive.steps(start(entry, x, grid, noise), model.denoiser.bind(guide)):

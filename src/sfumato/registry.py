@@ -1,47 +1,53 @@
-"""A name for a thing that can be built. Unknown names answer with what exists."""
+"""Things by name: schedules, spacings, samplers, recipes. Unknown names answer with what exists."""
 
 import difflib
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def unknown(kind: str, name: str, known: list[str]) -> str:
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The one line for a name that is not there."""
+    known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     return f"unknown {kind} '{name}'{hint} known: {', '.join(known)}"
 
 
-class Registry(Generic[T]):
-    """Builders of one kind of thing, by name. Registering a name twice is an error."""
+class Registry(Mapping[str, T]):
+    """Things of one kind by name, in the order of the alphabet. A name can be given once."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._builders: dict[str, Callable[..., T]] = {}
+        self._things: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[F], F]:
-        """Decorate a builder to give it a name."""
+    def add(self, name: str, thing: T) -> None:
+        """Give `thing` a name; ValueError if it is taken."""
+        if name in self._things:
+            raise ValueError(f"{self.kind} '{name}' is registered twice")
+        self._things[name] = thing
 
-        def add(builder: F) -> F:
-            if name in self._builders:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._builders[name] = builder
-            return builder
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorate a thing to give it a name."""
+
+        def add(thing: T) -> T:
+            self.add(name, thing)
+            return thing
 
         return add
 
-    def __getitem__(self, name: str) -> Callable[..., T]:
-        """The builder called `name`; ValueError, listing what exists, if there is none."""
-        try:
-            return self._builders[name]
-        except KeyError:
-            raise ValueError(unknown(self.kind, name, sorted(self._builders))) from None
+    def __getitem__(self, name: str) -> T:
+        """The thing called `name`; ValueError, listing what exists, if there is none."""
+        if name not in self._things:
+            raise ValueError(unknown(self.kind, name, self))
+        return self._things[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._things
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._builders))
+        return iter(sorted(self._things))
 
     def __len__(self) -> int:
-        return len(self._builders)
+        return len(self._things)

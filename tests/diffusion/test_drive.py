@@ -18,7 +18,7 @@ from sfumato.diffusion.guidance import conditional, guided, inpainted
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.prediction import Prediction
-from sfumato.diffusion.samplers import SAMPLERS, Sampler, ddim, find
+from sfumato.diffusion.samplers import SAMPLERS, Sampler, ddim
 from sfumato.diffusion.samplers import start as started
 from sfumato.diffusion.schedule import scaled_linear
 
@@ -75,7 +75,7 @@ class Wish:
     def job(self) -> Job:
         x = picture(self.n, self.seed)
         noise = seeded(range(self.seed, self.seed + self.n))
-        return Job(started(find(self.sampler), x, trailing(SD, self.steps), noise), guide(self.kind, self.n))
+        return Job(started(SAMPLERS[self.sampler], x, trailing(SD, self.steps), noise), guide(self.kind, self.n))
 
     def alone(self) -> list[Asked | Tensor]:
         job = self.job()

@@ -17,7 +17,7 @@ from sfumato.diffusion.grid import SPACINGS, Grid, leading, trailing, uniform
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move, noise_in, posterior_std
 from sfumato.diffusion.noise import seeded
-from sfumato.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, find, heun, plms, sampler
+from sfumato.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, heun, plms, sampler
 from sfumato.diffusion.samplers.multistep import ADAMS_BASHFORTH
 from sfumato.diffusion.schedule import Schedule, flow, linear, scaled_linear
 
@@ -244,7 +244,7 @@ def test_for_a_constant_clean_guess_every_sampler_ends_at_it_with_the_noise_it_b
     name: str, path: Schedule
 ) -> None:
     x0, x = start(seed=1), start()
-    entry = find(name)
+    entry = SAMPLERS[name]
     for grid in (trailing(path, STEPS), visible(path, clean=False)):
         if entry.stochastic:
             if grid.levels[-1].sigma > 0:
@@ -333,7 +333,7 @@ def test_reversed_levels_walk_up_and_back_to_the_same_picture() -> None:
 
 def test_an_unknown_sampler_is_answered_with_what_exists() -> None:
     with pytest.raises(ValueError, match=r"unknown sampler 'dmpp_2m'; did you mean 'dpmpp_2m'\? known: .*heun, plms"):
-        find("dmpp_2m")
+        SAMPLERS["dmpp_2m"]
 
 
 def test_a_name_is_registered_once() -> None:

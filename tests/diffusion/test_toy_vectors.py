@@ -20,7 +20,7 @@ from sfumato.diffusion.grid import SPACINGS, Grid
 from sfumato.diffusion.guidance import conditional
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.prediction import Prediction
-from sfumato.diffusion.samplers import find, heun
+from sfumato.diffusion.samplers import SAMPLERS, heun
 from sfumato.diffusion.schedule import Schedule, scaled_linear
 
 SD = scaled_linear()
@@ -46,7 +46,7 @@ def run(sampler: str, grid: Grid, kind: Prediction = Prediction.EPS) -> tuple[Te
     """The sample and how often the network was called."""
     network = Network(grid.schedule, kind)
     denoiser = Denoiser(network, grid.schedule, kind)
-    sample = answer(find(sampler).run(START, grid), denoiser.bind(conditional(Cond())))
+    sample = answer(SAMPLERS[sampler].run(START, grid), denoiser.bind(conditional(Cond())))
     return sample[:, 0], network.calls
 
 
@@ -130,7 +130,7 @@ def test_the_network_is_told_the_clock_of_every_level_even_a_fractional_one(samp
         return Network(SD)(x, t)
 
     denoise: Callable[[Tensor, Level], Tensor] = Denoiser(network, SD, Prediction.EPS).bind(conditional(Cond()))
-    answer(find(sampler).run(START, grid), denoise)
+    answer(SAMPLERS[sampler].run(START, grid), denoise)
     clocks = [float(at.t.float()) for at in grid.levels]
     asked = {"plms": [clocks[0], clocks[1], *clocks[1:-1]]}.get(sampler, clocks[:-1])
     if sampler == "heun":

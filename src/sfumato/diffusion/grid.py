@@ -1,7 +1,7 @@
 """The levels that a sampler visits, noisiest first, and the spacings that choose them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +38,7 @@ class Grid:
         return replace(self, levels=self.levels[-keep - 1 :])
 
 
-SPACINGS: Registry[Grid] = Registry("spacing")
+SPACINGS: Registry[Callable[..., Grid]] = Registry("spacing")
 
 
 @SPACINGS.register("trailing")

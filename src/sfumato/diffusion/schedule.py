@@ -5,6 +5,7 @@ beta is linear), `linear` is DDPM's (beta itself is).
 """
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -103,7 +104,7 @@ def zero_terminal(abar: Tensor) -> Tensor:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
-SCHEDULES: Registry[Schedule] = Registry("schedule")
+SCHEDULES: Registry[Callable[..., Schedule]] = Registry("schedule")
 
 
 @SCHEDULES.register("scaled_linear")

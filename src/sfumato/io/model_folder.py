@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from sfumato.conditioning.vocabulary import PAD
-from sfumato.diffusion import samplers
 from sfumato.diffusion.grid import SPACINGS
+from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import atomic, tensors
 from sfumato.models.config import Closed, ModelConfig, complaint
 from sfumato.models.latent_diffusion import LatentDiffusion, count
@@ -27,7 +27,7 @@ DEFAULT = "emoji"
 
 
 def _sampler(name: str) -> str:
-    return samplers.find(name).name
+    return SAMPLERS[name].name
 
 
 def _spacing(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sfumato.recipes import emoji
 from sfumato.recipes.text_to_image import Material, TextToImage
-from sfumato.registry import unknown
+from sfumato.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,5 @@ class Recipe:
     material: Callable[[Path | None, int], Material]
 
 
-class _Recipes(dict[str, Recipe]):
-    def __missing__(self, name: str) -> Recipe:
-        raise ValueError(unknown("recipe", name, sorted(self)))
-
-
-RECIPES = _Recipes(emoji=Recipe(emoji.settings, emoji.material))
+RECIPES: Registry[Recipe] = Registry("recipe")
+RECIPES.add("emoji", Recipe(emoji.settings, emoji.material))

@@ -4,7 +4,7 @@ They know no network, no guidance, no batching, no progress and no device.
 """
 
 from sfumato.diffusion.samplers.multistep import dpmpp_2m, plms
-from sfumato.diffusion.samplers.registry import SAMPLERS, Ask, Entry, Sampler, find, sampler, start
+from sfumato.diffusion.samplers.registry import SAMPLERS, Ask, Entry, Sampler, sampler, start
 from sfumato.diffusion.samplers.single import ddim, ddpm, heun
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "ddim",
     "ddpm",
     "dpmpp_2m",
-    "find",
     "heun",
     "plms",
     "sampler",

@@ -8,7 +8,7 @@ from torch import Tensor
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.noise import Noise
-from sfumato.registry import unknown
+from sfumato.registry import Registry
 
 Ask = tuple[Tensor, Level]
 Sampler = Generator[Ask, Tensor, Tensor]
@@ -33,7 +33,7 @@ class Entry:
         return plain + full * self.calls + (self.extra if full else 0)
 
 
-SAMPLERS: dict[str, Entry] = {}
+SAMPLERS: Registry[Entry] = Registry("sampler")
 
 
 def sampler(
@@ -42,19 +42,10 @@ def sampler(
     """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic."""
 
     def add(run: Callable[..., Sampler]) -> Callable[..., Sampler]:
-        if name in SAMPLERS:
-            raise ValueError(f"sampler '{name}' is registered twice")
-        SAMPLERS[name] = Entry(name, run, order, calls, extra, stochastic)
+        SAMPLERS.add(name, Entry(name, run, order, calls, extra, stochastic))
         return run
 
     return add
-
-
-def find(name: str) -> Entry:
-    """The sampler called `name`; ValueError, listing what exists, if there is none."""
-    if name not in SAMPLERS:
-        raise ValueError(unknown("sampler", name, sorted(SAMPLERS)))
-    return SAMPLERS[name]
 
 
 def start(entry: Entry, x: Tensor, grid: Grid, noise: Noise | None) -> Sampler:
