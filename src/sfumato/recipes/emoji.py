@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sfumato.data import Dataset, Emoji, Folder, Sample, Split, captions, concrete_ids
+from sfumato.io.model_folder import Defaults
 from sfumato.models.config import ModelConfig, ScheduleConfig
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
@@ -17,6 +18,7 @@ def settings() -> TextToImage:
     """The settings of the bundled model."""
     return TextToImage(
         name="emoji",
+        defaults=Defaults(guidance=1.5),
         model=ModelConfig(
             first_stage=AutoencoderSize(
                 channels=32, mult=(1, 2, 4), blocks=1, latent_channels=48, patch=2, shortcut="linear"
