@@ -19,7 +19,7 @@ from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import atomic, tensors
 from sfumato.models.config import Closed, ModelConfig, complaint
-from sfumato.models.latent_diffusion import LatentDiffusion, count
+from sfumato.models.latent_diffusion import LatentDiffusion, hollow
 from sfumato.registry import unknown
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
@@ -120,11 +120,10 @@ def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
     path = folder / Path(entry.file).name
     if tensors.sha256(path) != entry.sha256:
         raise ValueError(f"{path} is not the file that model.json describes (its hash differs); copy it again")
-    tokenizer, stored = _tokenizer(folder / "tokenizer.json"), tensors.load(path)
-    held, asked = sum(w.numel() for w in stored.values()), count(file.config, tokenizer)
-    if asked > 2 * held:  # before anything of that size is made; smaller differences are named by `fill`
+    model, stored = hollow(file.config, _tokenizer(folder / "tokenizer.json")), tensors.load(path)
+    held, asked = (sum(w.numel() for w in weights.values()) for weights in (stored, model.state_dict()))
+    if asked > 2 * held:  # smaller differences are named by `fill`
         raise ValueError(f"{path} holds {held:,} numbers, the model that model.json describes {asked:,}; one is wrong")
-    model = LatentDiffusion(file.config, tokenizer)
     tensors.fill(model, stored, source=path)
     return Loaded(model.eval().requires_grad_(False), file, folder, chosen)
 

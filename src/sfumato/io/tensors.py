@@ -31,7 +31,7 @@ def load(path: Path) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
-    """Load `tensors` into `module`; ValueError, naming a key, if the two do not match exactly."""
+    """Put `tensors` into `module`, in the types it has; ValueError, naming a key, if the two do not match exactly."""
     own = module.state_dict()
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
@@ -39,7 +39,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> N
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ValueError(f"{source} {what} tensor '{keys[0]}'{more}; it is not a file for this model")
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()}, assign=True)
 
 
 def sha256(path: Path) -> str:
