@@ -6,19 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from sfumato.cli.parse import File, parse
-from sfumato.data import Dataset, Emoji, Split, concrete_ids
+from sfumato.data import Emoji, Split, concrete_ids
 from sfumato.evaluate import features
-from sfumato.evaluate.fidelity import BATCH, Fidelity, Gallery, drawn, fidelity
+from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
+from sfumato.evaluate.reconstruction import mean_psnr
 from sfumato.io import model_folder, pictures
-from sfumato.latents.autoencoding import psnr
-from sfumato.latents.kl import KLFirstStage
 from sfumato.recipes.emoji import STYLES
 
 
@@ -61,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=asked.seed)
         results[name] = _watched(run_, len(chosen), name)
     unseen = Emoji(split=Split.CONCEPT)
-    quality = _psnr(loaded.model.first_stage, unseen)
+    quality = mean_psnr(loaded.model.first_stage, unseen)
     if asked.sheet is not None:
         first = results["trained on"]
         sheet = pictures.sheet(first.images[:64], columns=8)
@@ -80,13 +78,6 @@ def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
                 return event
             bar.update(task, completed=event)
     raise AssertionError("an evaluation ends with its result")
-
-
-@torch.no_grad()
-def _psnr(stage: KLFirstStage, images: Dataset) -> float:
-    x = torch.stack([images[i]["image"] for i in range(len(images))])
-    y = torch.cat([stage.decode(stage.encode(part)) for part in x.split(BATCH)])
-    return float(psnr(y, x).mean())
 
 
 def _say(asked: Evaluate, results: dict[str, Fidelity], first_stage: tuple[float, int], concepts: int) -> None:

@@ -14,10 +14,11 @@ from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.data.sample import Dataset, Sample
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import Times, denoising_loss
+from sfumato.evaluate.reconstruction import mean_psnr
 from sfumato.generate import Request, generate
 from sfumato.io import atomic, model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
-from sfumato.latents.autoencoding import Autoencoding, psnr
+from sfumato.latents.autoencoding import Autoencoding
 from sfumato.latents.kl import KLFirstStage
 from sfumato.models.config import Closed, ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
@@ -116,7 +117,7 @@ def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event
     yield from _first_stage(settings, material, first_stage, out / "first-stage")
     cache = _cached(first_stage, material.captioned, out / "latents.safetensors")
     first_stage.calibrate(cache["mean"], cache["logvar"])
-    score = None if material.held_out is None else _score(first_stage, material.held_out)
+    score = None if material.held_out is None else round(mean_psnr(first_stage, material.held_out), 2)
 
     ways = [material.captions(material.captioned[i]) for i in range(len(material.captioned))]
     tokenizer = vocabulary(way for captions in ways for way in captions)
@@ -272,16 +273,6 @@ def _averaged(settings: TextToImage, model: LatentDiffusion, state: State) -> Lo
     state.ema.copy_to(_Captioned(copy, 0.0, "uniform"))
     file = ModelFile(name=settings.name, config=settings.model, weights={}, defaults=settings.defaults)
     return Loaded(copy.eval().requires_grad_(False), file, Path(), "ema")
-
-
-@torch.no_grad()
-def _score(stage: KLFirstStage, images: Dataset) -> float:
-    """Mean PSNR in dB of the reconstructions."""
-    total = 0.0
-    for begin in range(0, len(images), CHUNK):
-        x = _stack(images, range(begin, min(begin + CHUNK, len(images))))
-        total += float(psnr(stage.decode(stage.encode(x)), x).sum())
-    return round(total / len(images), 2)
 
 
 @torch.no_grad()
