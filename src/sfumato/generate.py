@@ -22,8 +22,6 @@ from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, Spa
 from sfumato.models.config import Closed, complaint
 
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
-
-
 LARGEST = 2048  # pixels a side
 
 

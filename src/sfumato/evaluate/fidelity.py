@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.data.sample import Dataset, Meta
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.evaluate import features
+from sfumato.evaluate.reconstruction import reconstructed
 from sfumato.generate import Request, generate
 from sfumato.io.model_folder import Loaded
 from sfumato.nets.mobilenet import MobileNetV2
@@ -85,9 +86,7 @@ def fidelity(
         yield min(begin + BATCH, len(captions))
     images = torch.cat(made)
     real = torch.stack([s["image"] for s in samples])
-    with torch.no_grad():
-        stage = loaded.model.first_stage
-        again = torch.cat([stage.decode(stage.encode(part)) for part in real.split(BATCH)]).clamp(-1, 1)
+    again = reconstructed(loaded.model.first_stage, real).clamp(-1, 1)
     yield Fidelity(
         model=gallery.judge(features.pooled(net, images), metas),
         ceiling=gallery.judge(features.pooled(net, again), metas),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from sfumato.conditioning.vocabulary import PAD
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import atomic, tensors
-from sfumato.models.config import Closed, ModelConfig, complaint
+from sfumato.models.config import Closed, ModelConfig, complaint, registered
 from sfumato.models.latent_diffusion import LatentDiffusion, hollow
 from sfumato.registry import unknown
 
@@ -26,17 +26,8 @@ BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
 DEFAULT = "emoji"
 
 
-def _sampler(name: str) -> str:
-    return SAMPLERS[name].name
-
-
-def _spacing(name: str) -> str:
-    SPACINGS[name]
-    return name
-
-
-SamplerName = Annotated[str, AfterValidator(_sampler)]
-SpacingName = Annotated[str, AfterValidator(_spacing)]
+SamplerName = Annotated[str, registered(SAMPLERS)]
+SpacingName = Annotated[str, registered(SPACINGS)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 

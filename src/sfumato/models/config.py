@@ -3,15 +3,19 @@
 import inspect
 import math
 from dataclasses import fields
-from typing import Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
+from sfumato.registry import Registry
+
+LONG = 80  # characters of what was given that are said again
+MOST = {"depth": 64, "blocks": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
 
 
 class Closed(BaseModel):
@@ -20,10 +24,20 @@ class Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def registered(registry: Registry[Any]) -> AfterValidator:
+    """The check of a field that holds a name: it must be in the registry, whose error lists what is."""
+
+    def check(name: str) -> str:
+        registry[name]
+        return name
+
+    return AfterValidator(check)
+
+
 class ScheduleConfig(Closed):
     """A schedule by name, with the numbers that its kind takes; those left out are the field's defaults."""
 
-    kind: Literal["scaled_linear", "linear", "cosine", "flow"] = "cosine"
+    kind: Annotated[str, registered(SCHEDULES)] = "cosine"
     start: float | None = Field(default=None, gt=0, lt=1)
     end: float | None = Field(default=None, gt=0, lt=1)
     steps: int | None = Field(default=None, ge=2, le=100_000)
@@ -69,7 +83,7 @@ class ModelConfig(Closed):
         """A model that cannot be built is refused here, and not after hours of training its first stage."""
         self.schedule.build()
         for name in ("first_stage", "text", "unet"):
-            _positive(name, getattr(self, name))
+            _within_bounds(name, getattr(self, name))
         first, text, unet = self.first_stage, self.text, self.unet
         factor = first.factor * 2 ** (len(unet.mult) - 1)
         for wrong, message in (
@@ -84,12 +98,8 @@ class ModelConfig(Closed):
         return self
 
 
-LONG = 80  # characters of what was given that are said again
-MOST = {"depth": 64, "blocks": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
-
-
-def _positive(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
-    """ValueError if a number of `size` is not positive; one that is 0 by default may be 0."""
+def _within_bounds(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
+    """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0."""
     for field in fields(size):
         value = getattr(size, field.name)
         numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int | float)]

@@ -14,7 +14,7 @@ from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.data.sample import Dataset, Sample
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import Times, denoising_loss
-from sfumato.evaluate.reconstruction import mean_psnr
+from sfumato.evaluate.reconstruction import mean_psnr, reconstructed
 from sfumato.generate import Request, generate
 from sfumato.io import atomic, model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
@@ -31,7 +31,7 @@ from sfumato.train.stage import train
 from sfumato.train.state import State
 
 LPIPS = Path(__file__).resolve().parent.parent / "bundled" / "lpips" / "vgg16_relu3_3_fp16.safetensors"
-CHUNK = 64  # pictures encoded or decoded at once
+CHUNK = 64  # pictures encoded at once
 
 
 class FirstStageRun(Closed):
@@ -205,15 +205,12 @@ def _diffusion(
     steps = train(objective, batches, state, plan, out / "diffusion")
     for event in _reported("diffusion", steps, state, plan):
         yield event
-        if isinstance(event, Stepped) and event.progress.every(plan.preview):
+        if isinstance(event, Stepped) and event.progress.every(plan.preview) and state.step < plan.steps:
             averaged = _averaged(settings, model, state)
             yield Wrote("preview", _preview(averaged, spread, out / "samples" / f"step-{state.step}.png"))
-            if state.step < plan.steps:
-                yield _delivered(settings, averaged, state, provenance, out)
-    averaged = _averaged(settings, model, state)
-    last = out / "samples" / f"step-{state.step}.png"
-    if not last.exists():  # the run was stopped between its last checkpoint and this
-        yield Wrote("preview", _preview(averaged, spread, last))
+            yield _delivered(settings, averaged, state, provenance, out)
+    averaged = _averaged(settings, model, state)  # also where a run was stopped between its last checkpoint and this
+    yield Wrote("preview", _preview(averaged, spread, out / "samples" / f"step-{state.step}.png"))
     yield _delivered(settings, averaged, state, provenance, out)
 
 
@@ -275,11 +272,10 @@ def _averaged(settings: TextToImage, model: LatentDiffusion, state: State) -> Lo
     return Loaded(copy.eval().requires_grad_(False), file, Path(), "ema")
 
 
-@torch.no_grad()
 def _pairs(stage: KLFirstStage, images: Dataset, path: Path) -> Path:
     """The first pictures above their reconstructions."""
     x = _stack(images, range(min(8, len(images))))
-    y = stage.decode(stage.encode(x)).clamp(-1, 1)
+    y = reconstructed(stage, x).clamp(-1, 1)
     pictures.save_png(pictures.sheet(torch.cat([x, y]), columns=len(x)), path, {})
     return path
 
