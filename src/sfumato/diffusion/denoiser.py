@@ -1,7 +1,7 @@
 """A network, the schedule it was trained with, and what it predicts: together they guess the clean picture."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,40 @@ from sfumato.diffusion.level import Level
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import Schedule
 
+
+class Estimate(NamedTuple):
+    """A clean guess, and what some networks and guides say beside it. Most samplers want `x0` alone."""
+
+    x0: Tensor  # (B, C, ...)
+    spread: Tensor | None = None
+    """As x0: where the log-variance of the step lies, from the posterior's (0) to beta's (1) (Nichol & Dhariwal 2021,
+    eq. 15)."""
+    push: Tensor | None = None
+    """As x0: the gradient that moves the mean of the step by variance * push (Dhariwal & Nichol 2021, alg. 1)."""
+
+    @staticmethod
+    def of(guess: "Tensor | Estimate") -> "Estimate":
+        """A plain clean guess is an estimate too."""
+        return Estimate(guess) if isinstance(guess, Tensor) else guess
+
+
 Denoise = Callable[[Tensor, Level], Tensor]
 """(x, level) -> x0: all that a sampler's answers come from."""
 
 
 class Query(NamedTuple):
-    """One question to the network: what is clean in `x` (B, ...) at this level, under this condition?"""
+    """One question to the network: what is clean in `x` (B, ...) at this level, under this condition?
+
+    With `spread`, the answer is an Estimate with what the network learnt of the variance, else the clean guess alone.
+    """
 
     x: Tensor
     at: Level
     cond: Cond
+    spread: bool = False
 
 
-Guess = Generator[Sequence[Query], Sequence[Tensor], Tensor]
+Guess = Generator[Sequence[Query], Sequence[Any], Any]
 """Yields questions, is sent a clean guess for each, and returns the guess that the sampler gets."""
 
 Guide = Callable[[Tensor, Level], Guess]
@@ -47,34 +68,58 @@ class Net(Protocol):
 
 
 class Denoiser(nn.Module):
-    """Final: to change what is predicted, wrap the guide."""
+    """Final: to change what is predicted, wrap the guide.
 
-    def __init__(self, net: Net, schedule: Schedule, prediction: Prediction) -> None:
+    A network that learnt its variance (`learned`) answers with twice the channels: the prediction, then the spread in
+    [-1, 1] (Nichol & Dhariwal 2021).
+    """
+
+    def __init__(self, net: Net, schedule: Schedule, prediction: Prediction, *, learned: bool = False) -> None:
         super().__init__()
         self.net = net
         self.schedule = schedule
         self.prediction = prediction
+        self.learned = learned
 
     def raw(self, x: Tensor, at: Level, cond: Cond) -> Tensor:
         """The network's own output, in the network's type."""
         t = at.t.to(x.device, torch.float32).reshape(-1).expand(len(x))
         return self.net(x, t, cond.tokens, cond.mask, cond.vector, cond.maps)
 
+    def estimate(self, x: Tensor, at: Level, cond: Cond) -> Estimate:
+        """The clean guess, of the shape and type of `x`, and the spread if the network learnt it."""
+        out = self.raw(x, at, cond)
+        out, spread = out.chunk(2, dim=1) if self.learned else (out, None)
+        spread = None if spread is None else (spread.to(x.dtype) + 1) / 2
+        if at.sigma.ndim == 0:
+            return Estimate(self.prediction.x0(out.to(x.dtype), x, at), spread)
+        wide = torch.promote_types(x.dtype, torch.float32)  # a level for each sample, which bfloat16 would round
+        x0 = self.prediction.x0(out.to(wide), x.to(wide), at.beside(x.to(wide)))
+        return Estimate(x0.to(x.dtype), spread)
+
     def forward(self, x: Tensor, at: Level, cond: Cond) -> Tensor:
         """The clean guess x0, of the shape and type of `x`."""
-        return self.prediction.x0(self.raw(x, at, cond).to(x.dtype), x, at)
+        return self.estimate(x, at, cond).x0
 
-    def ask(self, queries: Sequence[Query]) -> list[Tensor]:
-        """Answer several questions, of any batch sizes and levels, with one call of the network."""
+    def ask(self, queries: Sequence[Query]) -> list[Any]:
+        """Answer several questions, of any batch sizes and levels, with one call of the network.
+
+        ValueError if a question wants the spread and the network learnt none.
+        """
         if not queries:
             return []
+        if any(q.spread for q in queries) and not self.learned:
+            raise ValueError("this network did not learn its variance; sample it with ddpm, whose variance is fixed")
         if len(queries) == 1:
-            return [self(*queries[0])]
-        sizes = [len(q.x) for q in queries]
-        levels = zip(*(_rows(q.at, n, q.x) for q, n in zip(queries, sizes, strict=True)), strict=True)
-        at = Level(*(torch.cat(parts) for parts in levels))
-        x0 = self(torch.cat([q.x for q in queries]), at, Cond.cat([q.cond for q in queries]))
-        return list(x0.split(sizes))
+            together, sizes = self.estimate(*queries[0][:3]), [len(queries[0].x)]
+        else:
+            sizes = [len(q.x) for q in queries]
+            levels = zip(*(q.at.rows(q.x) for q in queries), strict=True)
+            at = Level(*(torch.cat(parts) for parts in levels))
+            together = self.estimate(torch.cat([q.x for q in queries]), at, Cond.cat([q.cond for q in queries]))
+        spreads = [None] * len(queries) if together.spread is None else together.spread.split(sizes)
+        each = zip(queries, together.x0.split(sizes), spreads, strict=True)
+        return [Estimate(x0, spread) if q.spread else x0 for q, x0, spread in each]
 
     def bind(self, guide: Guide) -> Denoise:
         """The plain callable (x, level) -> x0 that puts the guide's questions to this network."""
@@ -91,10 +136,3 @@ class Denoiser(nn.Module):
                 guess.close()
 
         return denoise
-
-
-def _rows(at: Level, n: int, x: Tensor) -> list[Tensor]:
-    """The level's numbers as (n, 1, ..., 1); alpha and sigma in the type of x, which may be too coarse for t."""
-    shape = (n, *[1] * (x.ndim - 1))
-    at = Level(at.t, at.alpha.to(x.dtype), at.sigma.to(x.dtype))
-    return [v.to(x.device).reshape(-1, *shape[1:]).expand(shape) for v in at]

@@ -2,11 +2,11 @@
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from sfumato.diffusion.denoiser import Denoise, Denoiser, Guess, Guide, Query
+from sfumato.diffusion.denoiser import Denoise, Denoiser, Estimate, Guess, Guide, Query
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.samplers.registry import Sampler
 
@@ -25,9 +25,9 @@ def steps(sampler: Sampler, denoise: Denoise) -> Iterator[Asked | Tensor]:
     try:
         x, at = next(sampler)
         while True:
-            x0 = denoise(x, at)
-            yield Asked(at, x0)
-            x, at = sampler.send(x0)
+            guess = denoise(x, at)
+            yield Asked(at, Estimate.of(guess).x0)
+            x, at = sampler.send(guess)
     except StopIteration as done:
         yield done.value
     finally:
@@ -60,12 +60,13 @@ class Answer(NamedTuple, Generic[Id]):
 def answer_all(jobs: Mapping[Id, Job], denoiser: Denoiser) -> Iterator[Answer[Id]]:
     """Run many jobs together, with one call of the network a round, until all are done.
 
-    `jobs` is looked at anew each round: a job put in joins, one taken out is closed. Latents must have one shape.
+    `jobs` is looked at anew each round: a job put in joins, one taken out or replaced is closed. Latents must have one
+    shape.
     """
     running: dict[Id, _Run[Id]] = {}
     try:
         while True:
-            for gone in running.keys() - jobs.keys():
+            for gone in [id_ for id_, run in running.items() if jobs.get(id_) is not run.job]:
                 running.pop(gone).close()
             for id_, job in [(id_, job) for id_, job in jobs.items() if id_ not in running]:
                 running[id_] = _Run(id_, job)
@@ -90,33 +91,33 @@ class _Run(Generic[Id]):
         self.sample: Tensor | None = None
         self.queries: list[Query] = []
         self._guess: Guess | None = None
-        self._x0: Tensor | None = None  # what a guide guessed that had nothing to ask
+        self._guessed: Tensor | Estimate | None = None  # by a guide that had nothing to ask
 
     def start(self) -> list[Answer[Id]]:
         """Run to the first questions. Only a run without steps has an answer already: the sample."""
         return self._ask(None)
 
-    def send(self, answers: list[Tensor]) -> list[Answer[Id]]:
+    def send(self, answers: list[Any]) -> list[Answer[Id]]:
         """Answer the open questions. What that brought: nothing, an answered ask, or this and the sample."""
-        x0 = self._x0
-        if x0 is None:
+        guessed = self._guessed
+        if guessed is None:
             assert self._guess is not None
             try:
                 self.queries = list(self._guess.send(answers))
                 return []
             except StopIteration as done:
-                x0 = done.value
-        return [Answer(self.id, Asked(self._at, x0), None), *self._ask(x0)]
+                guessed = done.value
+        return [Answer(self.id, Asked(self._at, Estimate.of(guessed).x0), None), *self._ask(guessed)]
 
     def close(self) -> None:
         self.job.sampler.close()
         if self._guess is not None:
             self._guess.close()
 
-    def _ask(self, x0: Tensor | None) -> list[Answer[Id]]:
-        self.queries, self._x0 = [], None
+    def _ask(self, guessed: Tensor | Estimate | None) -> list[Answer[Id]]:
+        self.queries, self._guessed = [], None
         try:
-            x, self._at = next(self.job.sampler) if x0 is None else self.job.sampler.send(x0)
+            x, self._at = next(self.job.sampler) if guessed is None else self.job.sampler.send(guessed)
         except StopIteration as done:
             self.sample = done.value
             return [Answer(self.id, None, self.sample)]
@@ -124,5 +125,5 @@ class _Run(Generic[Id]):
         try:
             self.queries = list(next(self._guess))
         except StopIteration as done:
-            self._x0 = done.value
+            self._guessed = done.value
         return []

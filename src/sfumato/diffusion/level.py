@@ -32,6 +32,18 @@ class Level(NamedTuple):
         """
         return bool((self.lam < BLIND).any())
 
+    def beside(self, x: Tensor) -> "Level":
+        """Itself if its numbers are scalars, else (B, 1, ..., 1) with the dimensions, type and device of `x` (B, ...)."""
+        if self.sigma.ndim == 0:
+            return self
+        shape = (-1, *[1] * (x.ndim - 1))
+        return Level(*(v.to(x.device).reshape(shape).to(x.dtype) for v in self))
+
+    def rows(self, x: Tensor) -> "Level":
+        """A level for each sample of `x` (B, ...), as (B, 1, ..., 1) in float64."""
+        shape = (len(x), *[1] * (x.ndim - 1))
+        return Level(*(v.to(x.device).reshape(-1, *shape[1:]).expand(shape) for v in self))
+
     @staticmethod
     def clean(t: float) -> "Level":
         """No noise at all, with the clock at `t`."""

@@ -24,11 +24,13 @@ def move(
     x0: Tensor | None = None,
     eps: Tensor | None = None,
     fresh: Tensor | float = 0.0,
+    kept: Tensor | float | None = None,
     noise: Noise | None = None,
 ) -> Tensor:
     """From level `a` to level `b` with a guess of either x0 or eps; `fresh` is the deviation of the new noise.
 
-    With eps alone, alpha at `a` must not be zero.
+    The deviation of the old noise that is kept is what is left of sigma', unless it is given. With eps alone, alpha at
+    `a` must not be zero.
     """
     if x0 is None:
         assert eps is not None
@@ -36,11 +38,21 @@ def move(
     if eps is None:
         eps = noise_in(x, x0, a)
     if noise is None or float(fresh) == 0:
-        return b.alpha * x0 + b.sigma * eps
-    return b.alpha * x0 + (b.sigma**2 - fresh**2).clamp_min(0).sqrt() * eps + fresh * noise(x)
+        return b.alpha * x0 + (b.sigma if kept is None else kept) * eps
+    kept = remaining(b, fresh) if kept is None else kept
+    return b.alpha * x0 + kept * eps + fresh * noise(x)
+
+
+def remaining(b: Level, fresh: Tensor | float) -> Tensor:
+    """Deviation of the noise at `b` that is not fresh."""
+    return (b.sigma**2 - fresh**2).clamp_min(0).sqrt()
 
 
 def posterior_std(a: Level, b: Level) -> Tensor:
     """Deviation of q(x_b | x_a, x0) of the Markov chain through both levels (Ho et al. 2020, eq. 7)."""
-    between = a.sigma**2 - (a.alpha / b.alpha) ** 2 * b.sigma**2  # variance of x_a given x_b
-    return b.sigma / a.sigma * between.clamp_min(0).sqrt()
+    return b.sigma / a.sigma * forward_std(a, b)
+
+
+def forward_std(a: Level, b: Level) -> Tensor:
+    """Deviation of q(x_a | x_b), the noise that the chain adds from `b` up to `a`: sqrt(beta)."""
+    return (a.sigma**2 - (a.alpha / b.alpha) ** 2 * b.sigma**2).clamp_min(0).sqrt()

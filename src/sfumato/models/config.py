@@ -26,12 +26,7 @@ class Closed(BaseModel):
 
 def registered(registry: Registry[Any]) -> AfterValidator:
     """The check of a field that holds a name: it must be in the registry, whose error lists what is."""
-
-    def check(name: str) -> str:
-        registry[name]
-        return name
-
-    return AfterValidator(check)
+    return AfterValidator(registry.name)
 
 
 class ScheduleConfig(Closed):

@@ -11,7 +11,7 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 FEW_STEPS = 15  # below this many, DPM-Solver++ ends with a first-order step
 
 
-@sampler("plms", order=2, extra=1)
+@sampler("plms", order=2, extra=(1,))
 def plms(x: Tensor, grid: Grid) -> Sampler:
     """Pseudo linear multistep as in LDM (after Liu et al. 2022): Adams-Bashforth over the noise, Heun to warm up."""
     past: list[Tensor] = []  # the latest first

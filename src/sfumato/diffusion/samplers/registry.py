@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -11,8 +12,8 @@ from sfumato.diffusion.noise import Noise
 from sfumato.registry import Registry
 
 Ask = tuple[Tensor, Level]
-Sampler = Generator[Ask, Tensor, Tensor]
-"""Yields what it asks, is sent the clean guess, returns the sample."""
+Sampler = Generator[Ask, Any, Tensor]
+"""Yields what it asks, is sent the clean guess (or an Estimate, if it reads one), returns the sample."""
 
 
 @dataclass(frozen=True)
@@ -22,32 +23,50 @@ class Entry:
     name: str
     run: Callable[..., Sampler]
     order: int  # of convergence to the exact flow; of the deterministic form if the sampler is stochastic
-    calls: int  # network evaluations a step
-    extra: int  # evaluations in all that the steps' calls do not count
-    stochastic: bool
+    calls: int = 1  # network evaluations a step
+    extra: tuple[int, ...] = ()  # evaluations more in the first steps
+    closing: int = 0  # evaluations more at the last noisy level, before a clean end
+    least: int = 1  # steps below which it is another method
+    stochastic: bool = False
+    adaptive: bool = False  # it takes its own steps between the ends of the grid
+    consistent: bool = False  # its guess is where the flow ends (a consistency model), not the mean
+    learned: bool = False  # it reads the spread and the push of an Estimate
+    label: str = ""  # in the infotext of A1111's web UI
+    also: tuple[str, ...] = ()  # the names that other tools use
 
-    def evaluations(self, grid: Grid) -> int:
-        """Network evaluations of a run: one for a step from a blind level or to a clean end, else `calls`."""
+    def evaluations(self, grid: Grid) -> int | None:
+        """Network evaluations of a run; None if it depends on what the network answers.
+
+        One for a step from a blind level or to a clean end, else `calls`, and those of `extra` and `closing`.
+        """
+        if self.adaptive:
+            return None
         plain = sum(bool(a.blind or b.sigma == 0) for a, b in grid.steps())
         full = len(grid) - plain
-        return plain + full * self.calls + (self.extra if full else 0)
+        ends = len(grid) > 0 and bool(grid.levels[-1].sigma == 0) and not grid.levels[-2].blind
+        return plain + full * self.calls + sum(self.extra[:full]) + (self.closing if ends else 0)
+
+    def takes(self, option: str) -> bool:
+        """Whether its run has this option, for instance "eta"."""
+        return option in self.run.__kwdefaults__ if self.run.__kwdefaults__ else False
 
 
 SAMPLERS: Registry[Entry] = Registry("sampler")
 
 
-def sampler(
-    name: str, *, order: int, calls: int = 1, extra: int = 0, stochastic: bool = False
-) -> Callable[[Callable[..., Sampler]], Callable[..., Sampler]]:
-    """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic."""
+def sampler(name: str, *, order: int, **promises: Any) -> Callable[[Callable[..., Sampler]], Callable[..., Sampler]]:
+    """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic; see Entry for promises."""
 
     def add(run: Callable[..., Sampler]) -> Callable[..., Sampler]:
-        SAMPLERS.add(name, Entry(name, run, order, calls, extra, stochastic))
+        entry = Entry(name, run, order, **promises)
+        others = {entry.label, *entry.also} - {""}
+        SAMPLERS.add(name, entry, also=[n for n in others if n.lower() != name])
         return run
 
     return add
 
 
-def start(entry: Entry, x: Tensor, grid: Grid, noise: Noise | None) -> Sampler:
+def start(entry: Entry, x: Tensor, grid: Grid, noise: Noise | None, **options: Any) -> Sampler:
     """The running sampler, with noise if it takes any."""
-    return entry.run(x, grid, noise=noise) if entry.stochastic else entry.run(x, grid)
+    takes_noise = entry.stochastic or (entry.takes("noise") and options)
+    return entry.run(x, grid, noise=noise, **options) if takes_noise else entry.run(x, grid, **options)
