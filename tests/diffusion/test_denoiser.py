@@ -76,7 +76,7 @@ def test_questions_answered_together_are_answered_as_each_alone(
         for n, length, masked, part, seed in asked
     ]
     for query, answer in zip(queries, denoiser.ask(queries), strict=True):
-        assert torch.equal(answer, denoiser(*query))
+        assert torch.equal(answer, denoiser(*query[:3]))
     assert len(denoiser.net.told) == 1 + len(queries)
 
 
