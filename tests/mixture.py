@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.denoiser import Denoise
+from sfumato.diffusion.denoiser import Denoise, Estimate
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
+from sfumato.diffusion.samplers import Entry
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
 
 PATHS: dict[str, Schedule] = {name: SCHEDULES[name]() for name in SCHEDULES} | {
@@ -60,11 +61,11 @@ class Mixture:
         guess = (part * (self.means + alpha * spread2 / var * off)).sum(1)
         return guess.reshape(x.shape).to(x.dtype)
 
-    def row_by_row(self, x: Tensor, at: Level) -> Tensor:
-        """The same, but each sample is computed alone, so that batch mates cannot touch the rounding."""
-        levels = [v.expand(len(x), *[1] * (x.ndim - 1)) for v in at]
-        parts = [self.x0(x[i : i + 1], Level(*(v[i : i + 1] for v in levels))) for i in range(len(x))]
-        return torch.cat(parts)
+    def end(self, x: Tensor, at: Level) -> Tensor:
+        """Where the probability flow through x ends: what a perfect consistency model answers."""
+        almost = Level(at.t, *f64(1.0, 1e-4))
+        path = exact(self.x0, x.double(), at, almost, steps=60)
+        return self.x0(path, almost).to(x.dtype)
 
     def draw(self, n: int, *, seed: int) -> Tensor:
         """(n, D) samples."""
@@ -80,6 +81,32 @@ THREE = Mixture(
     spreads=f64(0.35, 0.25, 0.4, 0.3),
 )
 """The data that samplers are measured on."""
+
+def for_sampler(entry: Entry, data: Mixture = THREE) -> Denoise:
+    """The exact answers that this sampler is made for: the mean, the end of the flow, or with a spread beside it."""
+
+    def learned(x: Tensor, at: Level) -> Estimate:
+        return Estimate(data.x0(x, at), spread=torch.full_like(x, 0.25))
+
+    if entry.learned:
+        return learned  # pyright: ignore[reportReturnType]  # the ddpm samplers read an Estimate
+    return data.end if entry.consistent else data.x0
+
+
+def row_by_row(denoise: Denoise) -> Denoise:
+    """The same answers, but each sample is computed alone, so that batch mates cannot touch the rounding."""
+
+    def one_by_one(x: Tensor, at: Level) -> Tensor:
+        levels = [v.expand(len(x), *[1] * (x.ndim - 1)) for v in at] if at.sigma.ndim else None
+        parts = []
+        for i in range(len(x)):
+            parts.append(denoise(x[i : i + 1], at if levels is None else Level(*(v[i : i + 1] for v in levels))))
+        if isinstance(parts[0], Estimate):
+            return Estimate(*(None if v[0] is None else torch.cat(v) for v in zip(*parts, strict=True)))  # pyright: ignore
+        return torch.cat(parts)
+
+    return one_by_one
+
 
 TOY = Mixture(weights=f64(1.0), means=f64(0.5)[:, None], spreads=f64(0.25))
 """N(0.5, 0.25^2), the scalar data of the published end-to-end vectors."""

@@ -42,11 +42,11 @@ class Registry(Mapping[str, T]):
             raise ValueError(unknown(self.kind, name, self, near=self._names[near[0]] if near else None))
         return self._names[_plain(name)]
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorate a thing to give it a name."""
+    def register(self, name: str, also: Iterable[str] = ()) -> Callable[[T], T]:
+        """Decorate a thing to give it a name, and the others in `also`."""
 
         def add(thing: T) -> T:
-            self.add(name, thing)
+            self.add(name, thing, also)
             return thing
 
         return add

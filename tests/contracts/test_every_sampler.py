@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture import BLIND, PATHS, THREE, between, exact
+from mixture import BLIND, PATHS, THREE, between, exact, for_sampler, row_by_row
 from sfumato.diffusion.drive import Asked, answer, steps
 from sfumato.diffusion.grid import SPACINGS, Grid, trailing
 from sfumato.diffusion.level import Level
@@ -23,8 +23,9 @@ PLAIN = {name: SCHEDULES[name]() for name in SCHEDULES}
 every_sampler = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS.keys())
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 deterministic = pytest.mark.parametrize(
-    "entry", [e for e in SAMPLERS.values() if not e.stochastic], ids=lambda e: e.name
+    "entry", [e for e in SAMPLERS.values() if not e.stochastic and not e.adaptive], ids=lambda e: e.name
 )
+adaptive = pytest.mark.parametrize("entry", [e for e in SAMPLERS.values() if e.adaptive], ids=lambda e: e.name)
 stochastic = pytest.mark.parametrize("entry", [e for e in SAMPLERS.values() if e.stochastic], ids=lambda e: e.name)
 
 LAM = (-2.5, 2.0)
@@ -63,7 +64,7 @@ def measured(entry: Entry, path: Schedule, a: Level, b: Level, even_in: str, x: 
         grid = between(path, a, b, n, even_in=even_in)
         return float((answer(entry.run(x, grid), THREE.x0) - end).norm(dim=1).mean())
 
-    return math.log2(error(80) / error(160))
+    return math.log2(error(84) / error(168))  # multiples of 12: where steps are taken in groups, the ends are alike
 
 
 @deterministic
@@ -91,7 +92,8 @@ def test_samples_have_the_mean_and_the_covariance_of_the_data(entry: Entry, path
     n = 6000
     a, b = stretch(path)
     x = a.alpha * THREE.draw(n, seed=2) + a.sigma * pure(n, seed=3)
-    sample = answer(run(entry, x, between(path, a, b, 250, even_in="lam")), THREE.x0)
+    count = 5 if entry.consistent else 250  # a consistency model makes no error of discretisation
+    sample = answer(run(entry, x, between(path, a, b, count, even_in="lam")), for_sampler(entry))
     off = sample - b.alpha * THREE.mean
     products = (off[:, :, None] * off[:, None, :]).flatten(1)  # (n, 9)
     true = b.alpha**2 * THREE.cov + b.sigma**2 * torch.eye(3, dtype=torch.float64)
@@ -102,7 +104,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_data(entry: Entry, path
 @stochastic
 def test_another_seed_gives_another_picture_and_the_same_seed_the_same(entry: Entry) -> None:
     grid, x = trailing(PLAIN["scaled_linear"], 6), pure(1)
-    first, again, other = (answer(run(entry, x, grid, seed=s), THREE.x0) for s in (7, 7, 8))
+    first, again, other = (answer(run(entry, x, grid, seed=s), for_sampler(entry)) for s in (7, 7, 8))
     assert torch.equal(first, again)
     assert float((first - other).norm()) > 1e-3
 
@@ -125,8 +127,9 @@ def test_asks_exactly_as_often_as_it_says(entry: Entry, path: Schedule, spacing:
             grid = SPACINGS[spacing](path, n)
         except ValueError:  # this spacing cannot serve this schedule
             return
-        run_ = list(steps(run(entry, torch.zeros(1, 3, dtype=torch.float64), grid), THREE.x0))
-        assert sum(isinstance(s, Asked) for s in run_) == entry.evaluations(grid), (spacing, n)
+        run_ = list(steps(run(entry, torch.zeros(1, 3, dtype=torch.float64), grid), for_sampler(entry)))
+        asked = sum(isinstance(s, Asked) for s in run_)
+        assert asked == told if told is not None else asked > 0, (spacing, n)
         assert sum(isinstance(s, Tensor) for s in run_) == 1
 
 
@@ -135,17 +138,17 @@ def test_asks_exactly_as_often_as_it_says(entry: Entry, path: Schedule, spacing:
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_asks_only_at_levels_of_the_schedule_where_there_is_noise(entry: Entry, path: Schedule, n: int) -> None:
     grid = trailing(path, n)
-    for step in steps(run(entry, pure(2), grid), THREE.x0):
+    for step in steps(run(entry, pure(2), grid), for_sampler(entry)):
         if isinstance(step, Asked):
             assert step.at.sigma > 0
-            torch.testing.assert_close(torch.stack(path.level(step.at.t)), torch.stack(step.at))
+            torch.testing.assert_close(torch.stack(grid.schedule.level(step.at.t)), torch.stack(step.at))
 
 
 @every_sampler
 @pytest.mark.parametrize("name", BLIND)
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_a_start_at_nothing_but_noise_is_finite_and_brings_data(entry: Entry, name: str, n: int) -> None:
-    sample = answer(run(entry, pure(16), trailing(PATHS[name], n)), THREE.x0)
+    sample = answer(run(entry, pure(16), trailing(PATHS[name], n)), for_sampler(entry))
     assert sample.isfinite().all()
     nearest = (sample[:, None] - THREE.means).norm(dim=-1) / THREE.spreads
     assert (nearest.min(1).values < 6).all()  # no picture is far from all of the data
@@ -155,18 +158,18 @@ def test_a_start_at_nothing_but_noise_is_finite_and_brings_data(entry: Entry, na
 @every_path
 def test_one_step_from_nothing_but_noise_brings_the_mean_of_the_data(entry: Entry, path: Schedule) -> None:
     grid = trailing(path, 1)
-    if grid.levels[0].alpha == 0:
+    if grid.levels[0].alpha == 0 and not entry.consistent:
         mean = THREE.mean.expand(2, 3)
-        torch.testing.assert_close(answer(run(entry, pure(2), grid), THREE.x0), mean)
+        torch.testing.assert_close(answer(run(entry, pure(2), grid), for_sampler(entry)), mean)
 
 
 @every_sampler
 @every_path
 def test_a_batch_of_eight_is_eight_pictures_made_alone(entry: Entry, path: Schedule) -> None:
     x, grid = pure(8), trailing(path, 7)
-    batch = answer(run(entry, x, grid, seed=10), THREE.row_by_row)
+    batch = answer(run(entry, x, grid, seed=10), row_by_row(for_sampler(entry)))
     for i in range(8):
-        alone = answer(run(entry, x[i : i + 1], grid, seed=10 + i), THREE.row_by_row)
+        alone = answer(run(entry, x[i : i + 1], grid, seed=10 + i), row_by_row(for_sampler(entry)))
         assert torch.equal(batch[i : i + 1], alone)
 
 
@@ -180,7 +183,7 @@ def test_the_type_of_the_start_is_kept_in_every_ask_and_in_the_sample(
 
     def denoise(y: Tensor, at: Level) -> Tensor:
         asked.append(y)
-        return THREE.x0(y, at)
+        return for_sampler(entry)(y, at)
 
     sample = answer(run(entry, pure(3).to(dtype), trailing(path, 6)), denoise)
     assert {y.dtype for y in [*asked, sample]} == {dtype}
@@ -196,7 +199,7 @@ def test_a_coarser_type_brings_the_same_picture_but_for_rounding(
     """On the stretch where orders are measured: within four roundings for each of six steps."""
     grid = between(path, *stretch(path), 6, even_in="lam")
     x = (grid.levels[0].sigma * pure(3)).to(dtype)
-    coarse, fine = (answer(run(entry, y, grid), THREE.x0).double() for y in (x, x.double()))
+    coarse, fine = (answer(run(entry, y, grid), for_sampler(entry)).double() for y in (x, x.double()))
     assert float((coarse - fine).abs().max()) < 6 * 4 * torch.finfo(dtype).eps
 
 
@@ -204,7 +207,7 @@ def test_a_coarser_type_brings_the_same_picture_but_for_rounding(
 def test_the_start_is_not_written_to(entry: Entry) -> None:
     x = pure(2)
     before = x.clone()
-    answer(run(entry, x, trailing(PLAIN["flow"], 4)), THREE.x0)
+    answer(run(entry, x, trailing(PLAIN["flow"], 4)), for_sampler(entry))
     assert torch.equal(x, before)
 
 
@@ -214,7 +217,7 @@ def test_closing_it_half_way_frees_it(entry: Entry, asks: int) -> None:
     sampler = run(entry, pure(2), trailing(PLAIN["scaled_linear"], 6))
     x, at = next(sampler)
     for _ in range(asks):
-        x, at = sampler.send(THREE.x0(x, at))
+        x, at = sampler.send(for_sampler(entry)(x, at))
     assert sampler.gi_frame is not None
     sampler.close()
     assert sampler.gi_frame is None
@@ -223,7 +226,7 @@ def test_closing_it_half_way_frees_it(entry: Entry, asks: int) -> None:
 @every_sampler
 def test_closing_the_driver_half_way_frees_the_sampler(entry: Entry) -> None:
     sampler = run(entry, pure(2), trailing(PLAIN["scaled_linear"], 6))
-    driver = steps(sampler, THREE.x0)
+    driver = steps(sampler, for_sampler(entry))
     next(driver)
     next(driver)
     assert sampler.gi_frame is not None

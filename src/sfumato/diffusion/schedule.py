@@ -6,6 +6,7 @@ beta is linear), `linear` is DDPM's (beta itself is).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,11 +19,15 @@ from sfumato.registry import Registry
 class Schedule(Protocol):
     """A monotone path from almost clean to noise."""
 
-    span: tuple[float, float]
-    """The cleanest and the noisiest value of the clock."""
+    @property
+    def span(self) -> tuple[float, float]:
+        """The cleanest and the noisiest value of the clock."""
+        ...
 
-    entries: int | None
-    """How many clock values a discrete schedule was trained with; None if it is continuous."""
+    @property
+    def entries(self) -> int | None:
+        """How many clock values a discrete schedule was trained with; None if it is continuous."""
+        ...
 
     def level(self, t: Tensor | float) -> Level:
         """The level at clock `t`, of the shape of `t`, in float64."""
@@ -93,6 +98,54 @@ class Flow:
         return torch.sigmoid(-lam.double())
 
 
+class Geometric:
+    """A variance-exploding path: alpha = 1, and log(sigma) is linear in the clock 0..N-1 (Song & Ermon 2019)."""
+
+    def __init__(self, start: float, end: float, steps: int) -> None:
+        if not 0 < start < end or steps < 2:  # noqa: PLR2004
+            raise ValueError(f"sigma must grow from a positive start in two steps or more, not from {start} to {end}")
+        self.entries: int | None = steps
+        self.span = (0.0, float(steps - 1))
+        self._start, self._slope = math.log(start), math.log(end / start) / (steps - 1)
+
+    def level(self, t: Tensor | float) -> Level:
+        """See Schedule."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return Level(t, torch.ones_like(t), (self._start + self._slope * t).exp())
+
+    def time(self, lam: Tensor) -> Tensor:
+        """See Schedule."""
+        return (-lam.double() - self._start) / self._slope
+
+
+@dataclass(frozen=True)
+class Late:
+    """A schedule whose clock says too little by `by`: its levels with another t (see the spacing "pndm")."""
+
+    schedule: Schedule
+    by: float
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """See Schedule."""
+        low, high = self.schedule.span
+        return low - self.by, high - self.by
+
+    @property
+    def entries(self) -> int | None:
+        """See Schedule."""
+        return self.schedule.entries
+
+    def level(self, t: Tensor | float) -> Level:
+        """See Schedule."""
+        at = self.schedule.level(t + self.by)
+        return Level(at.t - self.by, at.alpha, at.sigma)
+
+    def time(self, lam: Tensor) -> Tensor:
+        """See Schedule."""
+        return self.schedule.time(lam) - self.by
+
+
 def abar_of(betas: Tensor) -> Tensor:
     """Cumulative signal powers prod(1 - beta)."""
     return (1 - betas.double()).cumprod(0)
@@ -128,6 +181,12 @@ def cosine(*, s: float = 0.008, cap: float = 0.999, steps: int = 1000, terminal_
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + s) / (1 + s) * math.pi / 2
     power = angle.cos().square()
     return _table((1 - power[1:] / power[:-1]).clamp(max=cap), terminal_zero)
+
+
+@SCHEDULES.register("geometric")
+def geometric(*, start: float = 0.01, end: float = 50.0, steps: int = 232) -> Geometric:
+    """Score matching's, variance exploding; the defaults are those for CIFAR-10 (Jolicoeur-Martineau et al. 2021)."""
+    return Geometric(start, end, steps)
 
 
 @SCHEDULES.register("flow")

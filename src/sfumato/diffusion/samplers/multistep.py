@@ -1,54 +1,156 @@
-"""Samplers that remember their last guesses: PLMS and DPM-Solver++(2M)."""
+"""Samplers that remember their last guesses along half log-SNR: DPM-Solver and DPM-Solver++, their SDE, UniPC."""
 
+import torch
 from torch import Tensor
 
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
-from sfumato.diffusion.move import move, noise_in
+from sfumato.diffusion.move import move
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.samplers.exponential import Form, exponent, guess_of, weights
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
-ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-FEW_STEPS = 15  # below this many, DPM-Solver++ ends with a first-order step
+FEW_STEPS = 15  # below this many, DPM-Solver ends with steps of lower order
+Past = list[tuple[Tensor, Level]]  # guesses and where they were made, the latest first
 
 
-@sampler("plms", order=2, extra=(1,))
-def plms(x: Tensor, grid: Grid) -> Sampler:
-    """Pseudo linear multistep as in LDM (after Liu et al. 2022): Adams-Bashforth over the noise, Heun to warm up."""
-    past: list[Tensor] = []  # the latest first
-    for a, b in grid.steps():
+def dpm_solver(
+    x: Tensor,
+    grid: Grid,
+    *,
+    form: Form = "x0",
+    order: int = 2,
+    taylor: bool = False,
+    few: int = FEW_STEPS,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+) -> Sampler:
+    """Multistep DPM-Solver ("eps") and DPM-Solver++ ("x0") (Lu et al. 2022a, 2022b), or their SDE if eta > 0.
+
+    `taylor` integrates the line through two guesses exactly, where the default takes half of its slope. With less than
+    `few` steps the last ones are of lower order. With `eta` the fresh noise has sigma' sqrt(1 - exp(-2 eta h)).
+    """
+    past: Past = []
+    for i, (a, b) in enumerate(grid.steps()):
         x0 = yield x, a
-        if a.blind:  # no noise to remember where there is nothing but noise
+        if b.sigma == 0 or (form == "eps" and a.blind):
             x = move(x, a, b, x0=x0)
             continue
-        eps = noise_in(x, x0, a)
-        past = [eps, *past[:3]]
-        mixed = _mixed(past)
-        if len(past) == 1 and b.sigma > 0:
-            y = move(x, a, b, eps=eps)
-            mixed = (eps + noise_in(y, (yield y, b), b)) / 2
-        x = move(x, a, b, eps=mixed)
+        h = b.lam - a.lam
+        past = [(guess_of(form, x, x0, a), a), *past[: order - 1]]
+        known = past[: len(grid) - i] if len(grid) < few else past
+        u = exponent(form, h * (1 + eta))
+        guess = _continued(known, h, u, taylor=taylor)
+        fresh = b.sigma * (-torch.expm1(-2 * eta * h)).clamp_min(0).sqrt() if eta else 0.0
+        x = move(x, a, b, **{form: guess}, fresh=fresh, noise=noise)
     return x
 
 
-@sampler("dpmpp_2m", order=2)
+@sampler(
+    "dpmpp_2m",
+    order=2,
+    label="DPM++ 2M",
+    also=("k_dpmpp_2m", "dpm++2m", "dpmpp", "DPMSolverMultistepScheduler"),
+)
 def dpmpp_2m(x: Tensor, grid: Grid) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): the clean guess, continued along a line in half log-SNR."""
-    last: tuple[Tensor, Level] | None = None
+    return (yield from dpm_solver(x, grid, form="x0", order=2))
+
+
+@sampler("dpmpp_3m", order=2, least=3)
+def dpmpp_3m(x: Tensor, grid: Grid) -> Sampler:
+    """DPM-Solver++(3M): the clean guess, continued along a parabola in half log-SNR."""
+    return (yield from dpm_solver(x, grid, form="x0", order=3))
+
+
+@sampler("dpm_solver_2m", order=2, least=2, also=("dpm_solver", "dpmsolver"))
+def dpm_solver_2m(x: Tensor, grid: Grid) -> Sampler:
+    """DPM-Solver of second order, multistep (Lu et al. 2022): the noise, continued along a line in half log-SNR."""
+    return (yield from dpm_solver(x, grid, form="eps", order=2))
+
+
+@sampler("dpm_solver_3m", order=2, least=3)
+def dpm_solver_3m(x: Tensor, grid: Grid) -> Sampler:
+    """DPM-Solver of third order, multistep: the noise, continued along a parabola in half log-SNR."""
+    return (yield from dpm_solver(x, grid, form="eps", order=3))
+
+
+@sampler("dpmpp_2m_sde", order=2, stochastic=True, label="DPM++ 2M SDE", also=("k_dpmpp_2m_sde",))
+def dpmpp_2m_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, app. B), the midpoint form."""
+    return (yield from dpm_solver(x, grid, form="x0", order=2, few=0, eta=eta, noise=noise))
+
+
+@sampler("dpmpp_3m_sde", order=2, least=3, stochastic=True, label="DPM++ 3M SDE", also=("k_dpmpp_3m_sde",))
+def dpmpp_3m_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
+    """SDE-DPM-Solver++(3M): the clean guess, continued along a parabola in half log-SNR."""
+    return (yield from dpm_solver(x, grid, form="x0", order=3, taylor=True, few=0, eta=eta, noise=noise))
+
+
+def _continued(known: Past, h: Tensor, u: Tensor, *, taylor: bool) -> Tensor:
+    """The guess that a step of length `h` takes, from the last one to three."""
+    (m, a), *before = known
+    if not before:
+        return m
+    first, second = weights(u)
+    ratio = (a.lam - before[0][1].lam) / h  # infinite where the last step came from alpha = 0
+    slope = (m - before[0][0]) / ratio
+    if len(before) == 1:
+        return m + (first if taylor else 0.5) * slope
+    older = (before[0][1].lam - before[1][1].lam) / h
+    bend = (slope - (before[0][0] - before[1][0]) / older) / (ratio + older)
+    return m + first * (slope + ratio * bend) + second * bend
+
+
+@sampler("unipc", order=3, least=2, label="UniPC", also=("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"))
+def unipc(x: Tensor, grid: Grid) -> Sampler:
+    """UniPC-2 with B(h) = exp(h) - 1 (Zhao et al. 2023): DPM-Solver++(2M), and each answer also corrects the step before."""
+    return (yield from unified(x, grid))
+
+
+def unified(x: Tensor, grid: Grid, *, form: Form = "x0", order: int = 2, few: int = FEW_STEPS) -> Sampler:
+    """Unified predictor and corrector of any order (Zhao et al. 2023, alg. 5 to 8), multistep, with B2(h)."""
+    past: Past = []
+    begun: Tensor | None = None  # where the step before began
     for i, (a, b) in enumerate(grid.steps()):
-        x0 = guess = yield x, a
-        ends = i == len(grid) - 1 and len(grid) < FEW_STEPS
-        if last is not None and b.sigma > 0 and not ends:
-            before, c = last
-            ratio = (b.lam - a.lam) / (a.lam - c.lam)  # 0 where the last step came from alpha = 0
-            guess = x0 + ratio / 2 * (x0 - before)
-        x, last = move(x, a, b, x0=guess), (x0, a)
+        x0 = yield x, a
+        guess = guess_of(form, x, x0, a)
+        if begun is not None:
+            x = _step(begun, form, [(guess, a), *past], past[0][1], a, corrects=True)
+        if b.sigma == 0 or a.blind:
+            x, past, begun = move(x, a, b, x0=x0), [], None
+            continue
+        past = [(guess, a), *past[: order - 1]]
+        known = past[: len(grid) - i] if len(grid) < few else past
+        begun = x
+        x = _step(x, form, known, a, b)
+        past = known
     return x
 
 
-def _mixed(past: list[Tensor]) -> Tensor:
-    """The Adams-Bashforth mean of the noises, the latest first."""
-    first, *others = zip(ADAMS_BASHFORTH[len(past) - 1], past, strict=True)
-    mixed = first[0] * first[1]
-    for weight, eps in others:
-        mixed = mixed + weight * eps
-    return mixed
+def _step(x: Tensor, form: Form, known: Past, a: Level, b: Level, *, corrects: bool = False) -> Tensor:
+    """From `a` to `b` with the guesses `known`; one that corrects has, first, a guess at `b` itself."""
+    h = b.lam - a.lam
+    (ahead, *known) = known if corrects else (None, *known)
+    (m, _), *before = known
+    ratios = [(at.lam - a.lam) / h for _, at in before]
+    slopes = [(guess - m) / r for (guess, _), r in zip(before, ratios, strict=True)]
+    if ahead is not None:
+        ratios, slopes = [*ratios, torch.ones_like(h)], [*slopes, ahead[0] - m]
+    for rho, slope in zip(_rhos(exponent(form, h), ratios), slopes, strict=True):
+        m = m + rho * slope
+    return move(x, a, b, **{form: m})
+
+
+def _rhos(u: Tensor, ratios: list[Tensor]) -> list[Tensor]:
+    """Weights that make the step exact for polynomials in lam; a half where there is one (Zhao et al. 2023, sec. 3.3)."""
+    if len(ratios) < 2:  # noqa: PLR2004
+        return [torch.full_like(u, 0.5) for _ in ratios]
+    phi1 = torch.expm1(u)
+    phi, factorial, right = phi1 / u - 1, 1.0, []
+    for k in range(len(ratios)):
+        right.append(phi * factorial / phi1)
+        factorial *= k + 2
+        phi = phi / u - 1 / factorial
+    powers = torch.stack([torch.stack(ratios) ** k for k in range(len(ratios))])
+    return list(torch.linalg.solve(powers, torch.stack(right)))

@@ -1,14 +1,17 @@
-"""Samplers that remember nothing between steps: DDIM, DDPM, Heun."""
+"""Samplers that remember nothing between steps and move once: DDIM, DDPM in its three variances, Euler, LCM."""
 
 from torch import Tensor
 
+from sfumato.diffusion.denoiser import Estimate
 from sfumato.diffusion.grid import Grid
-from sfumato.diffusion.move import move, noise_in, posterior_std
+from sfumato.diffusion.level import Level
+from sfumato.diffusion.move import forward_std, move, posterior_std, remaining
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.samplers.churn import churned
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 
-@sampler("ddim", order=1)
+@sampler("ddim", order=1, label="DDIM", also=("DDIMScheduler", "dpm_solver_1"))
 def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12). At eta = 1 it is DDPM."""
     if eta > 0 and noise is None:
@@ -19,21 +22,76 @@ def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None)
     return x
 
 
-@sampler("ddpm", order=1, stochastic=True)
-def ddpm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
-    """Ancestral sampling with the posterior's variance (Ho et al. 2020, alg. 2, on the respaced chain)."""
-    return (yield from ddim(x, grid, eta=1.0, noise=noise))
-
-
-@sampler("heun", order=2, calls=2)
-def heun(x: Tensor, grid: Grid) -> Sampler:
-    """Heun's second-order method (Karras et al. 2022, alg. 1): the mean of the noise here and at the trial point."""
+@sampler("euler", order=1, label="Euler", also=("k_euler", "EulerDiscreteScheduler"))
+def euler(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
+    """Euler's method in sigma / alpha, which is ddim, with the churn of Karras et al. 2022 (alg. 2)."""
     for a, b in grid.steps():
-        x0 = yield x, a
-        if b.sigma == 0 or a.blind:
-            x = move(x, a, b, x0=x0)
-            continue
-        eps = noise_in(x, x0, a)
-        y = move(x, a, b, eps=eps)
-        x = move(x, a, b, eps=(eps + noise_in(y, (yield y, b), b)) / 2)
+        x, a = churned(x, a, grid, churn, noise)
+        x = move(x, a, b, x0=(yield x, a))
     return x
+
+
+@sampler(
+    "euler_a",
+    order=1,
+    stochastic=True,
+    label="Euler a",
+    also=("k_euler_a", "k_euler_ancestral", "euler_ancestral", "EulerAncestralDiscreteScheduler"),
+)
+def euler_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
+    """Euler's method with the noise of the ancestral chain: ddim at eta = 1, under the name most people know."""
+    return (yield from ddim(x, grid, eta=eta, noise=noise))
+
+
+@sampler("ddpm", order=1, stochastic=True, learned=True, label="DDPM", also=("DDPMScheduler",))
+def ddpm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
+    """Ancestral sampling with the posterior's variance, "fixedsmall" (Ho et al. 2020, alg. 2, on the respaced chain)."""
+    return (yield from _ancestral(x, grid, noise, "small"))
+
+
+@sampler("ddpm_large", order=1, stochastic=True, learned=True)
+def ddpm_large(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
+    """Ancestral sampling with the variance beta of the forward chain, "fixedlarge" (Ho et al. 2020, sec. 3.2)."""
+    return (yield from _ancestral(x, grid, noise, "large"))
+
+
+@sampler("ddpm_learned", order=1, stochastic=True, learned=True)
+def ddpm_learned(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
+    """Ancestral sampling with the variance that the network learnt (Nichol & Dhariwal 2021, eq. 15).
+
+    It needs a network with a learnt spread; ValueError if its answers have none.
+    """
+    return (yield from _ancestral(x, grid, noise, "learned"))
+
+
+@sampler("lcm", order=1, stochastic=True, consistent=True, label="LCM", also=("LCMScheduler",))
+def lcm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
+    """Multistep consistency sampling: to the end of the flow and back up with fresh noise (Song et al. 2023, alg. 1;
+    Luo et al. 2023). For networks that answer where the flow ends."""
+    for a, b in grid.steps():
+        x = move(x, a, b, x0=(yield x, a), fresh=b.sigma, noise=noise)
+    return x
+
+
+def _ancestral(x: Tensor, grid: Grid, noise: Noise, variance: str) -> Sampler:
+    """Mean of the posterior plus noise of the asked variance; what pushes the mean pushes it by that variance."""
+    for a, b in grid.steps():
+        x0, spread, push = Estimate.of((yield x, a))
+        if variance == "learned" and spread is None:
+            raise ValueError("this network did not learn its variance; sample it with ddpm, whose variance is fixed")
+        small, large = posterior_std(a, b), forward_std(a, b)
+        fresh = _between(a, b, spread) if variance == "learned" and spread is not None else None
+        if fresh is None:
+            fresh = large if variance == "large" else small
+        mean = move(x, a, b, x0=x0, kept=remaining(b, small))
+        mean = mean if push is None else mean + (fresh**2 * push).to(x.dtype)
+        x = mean if b.sigma == 0 else mean + fresh * noise(x)
+    return x
+
+
+def _between(a: Level, b: Level, spread: Tensor) -> Tensor:
+    """Deviation whose logarithm lies at `spread` between those of the posterior and of beta."""
+    if b.sigma == 0:
+        return forward_std(a, b) * 0
+    low, high = posterior_std(a, b).log(), forward_std(a, b).log()
+    return (spread * high + (1 - spread) * low).exp()

@@ -1,0 +1,26 @@
+"""Back up before a step: the churn of Karras et al. 2022."""
+
+import math
+
+from torch import Tensor
+
+from sfumato.diffusion.grid import Grid
+from sfumato.diffusion.level import Level
+from sfumato.diffusion.noise import Noise
+
+MOST = math.sqrt(2) - 1
+
+
+def churned(x: Tensor, a: Level, grid: Grid, churn: float, noise: Noise | None) -> tuple[Tensor, Level]:
+    """`x` with fresh noise, and the noisier level where it then is (Karras et al. 2022, alg. 2, lines 4 to 6).
+
+    `churn` is their S_churn: sigma / alpha grows by the factor 1 + min(churn / steps, sqrt(2) - 1).
+    """
+    if churn <= 0 or a.blind:
+        return x, a
+    if noise is None:
+        raise ValueError(f"churn {churn} asks for fresh noise; give a noise, or churn 0")
+    gain = math.log1p(min(churn / len(grid), MOST))
+    up = grid.schedule.level(grid.schedule.time(a.lam - gain))
+    added = (up.sigma**2 - (up.alpha / a.alpha * a.sigma) ** 2).clamp_min(0).sqrt()
+    return up.alpha / a.alpha * x + added * noise(x), up

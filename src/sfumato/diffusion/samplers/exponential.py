@@ -1,0 +1,39 @@
+"""What all exponential integrators share: how the change of a guess along half log-SNR weighs in a step.
+
+In both forms of DPM-Solver a step is the plain move with the guess
+
+    g = m + phi2(u) / phi1(u) * D1 + phi3(u) / phi1(u) * D2,
+    phi1 = exp(u) - 1,  phi2 = phi1 / u - 1,  phi3 = phi2 / u - 1/2,
+
+where D1 and D2 are the first and the second difference of the guess in lam over the length h of the step, and u = -h for
+a guess of x0, u = h for one of the noise (Lu et al. 2022, eq. B.3). The SDE's x0 form has u = -(1 + eta) h.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.level import Level
+from sfumato.diffusion.move import noise_in
+
+Form = Literal["x0", "eps"]
+"""What is taken for smooth along lam: DPM-Solver++ takes the clean guess, DPM-Solver the noise."""
+
+
+def guess_of(form: Form, x: Tensor, x0: Tensor, at: Level) -> Tensor:
+    """What this form remembers of an answer."""
+    return x0 if form == "x0" else noise_in(x, x0, at)
+
+
+def exponent(form: Form, h: Tensor) -> Tensor:
+    """u of a step of length `h` in half log-SNR."""
+    return -h if form == "x0" else h
+
+
+def weights(u: Tensor) -> tuple[Tensor, Tensor]:
+    """phi2 / phi1 and phi3 / phi1 at `u`, which may be infinite."""
+    phi1 = torch.expm1(u)
+    phi2 = phi1 / u - 1
+    phi3 = phi2 / u - 0.5
+    return phi2 / phi1, phi3 / phi1
