@@ -82,15 +82,17 @@ THREE = Mixture(
 )
 """The data that samplers are measured on."""
 
+
 def for_sampler(entry: Entry, data: Mixture = THREE) -> Denoise:
     """The exact answers that this sampler is made for: the mean, the end of the flow, or with a spread beside it."""
 
-    def learned(x: Tensor, at: Level) -> Estimate:
-        return Estimate(data.x0(x, at), spread=torch.full_like(x, 0.25))
+    exact = data.end if entry.consistent else data.x0
+    return lambda x, at: for_learned(entry, exact(x, at))
 
-    if entry.learned:
-        return learned  # pyright: ignore[reportReturnType]  # the ddpm samplers read an Estimate
-    return data.end if entry.consistent else data.x0
+
+def for_learned(entry: Entry, x0: Tensor) -> Tensor:
+    """With a spread beside it if the sampler reads one."""
+    return Estimate(x0, torch.full_like(x0, 0.25)) if entry.learned else x0  # pyright: ignore[reportReturnType]
 
 
 def row_by_row(denoise: Denoise) -> Denoise:

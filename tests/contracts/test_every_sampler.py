@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from functools import cache
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture import BLIND, PATHS, THREE, between, exact, for_sampler, row_by_row
+from mixture import BLIND, PATHS, THREE, between, exact, for_learned, for_sampler, row_by_row
 from sfumato.diffusion.drive import Asked, answer, steps
 from sfumato.diffusion.grid import SPACINGS, Grid, trailing
 from sfumato.diffusion.level import Level
@@ -57,39 +58,70 @@ def solved() -> tuple[Tensor, Tensor]:
     return x / size(a), exact(THREE.x0, x, a, b) / size(b)
 
 
-def measured(entry: Entry, path: Schedule, a: Level, b: Level, even_in: str, x: Tensor, end: Tensor) -> float:
-    """The order of convergence: the logarithm of what twice as many steps do to the error."""
-
-    def error(n: int) -> float:
-        grid = between(path, a, b, n, even_in=even_in)
-        return float((answer(entry.run(x, grid), THREE.x0) - end).norm(dim=1).mean())
-
-    return math.log2(error(84) / error(168))  # multiples of 12: where steps are taken in groups, the ends are alike
+def error(entry: Entry, path: Schedule, a: Level, b: Level, n: int, even_in: str, x: Tensor, end: Tensor) -> float:
+    grid = between(path, a, b, n, even_in=even_in)
+    return float((answer(entry.run(x, grid), THREE.x0) - end).norm(dim=1).mean())
 
 
 @deterministic
 @pytest.mark.parametrize("path", PLAIN.values(), ids=PLAIN.keys())
-@pytest.mark.parametrize("even_in", ["lam", "time"])
-def test_converges_to_the_exact_flow_with_the_declared_order(entry: Entry, path: Schedule, even_in: str) -> None:
+def test_converges_to_the_exact_flow_with_the_declared_order(entry: Entry, path: Schedule) -> None:
+    """On steps even in log-SNR. Multiples of 12: where steps are taken in groups, the ends are alike."""
     (x, end), (a, b) = solved(), stretch(path)
-    order = measured(entry, path, a, b, even_in, x * size(a), end * size(b))
-    assert order >= entry.order - 0.2
+    few, many = (error(entry, path, a, b, n, "lam", x * size(a), end * size(b)) for n in (84, 168))
+    assert math.log2(few / many) >= entry.order - 0.2
+
+
+@deterministic
+@pytest.mark.parametrize("name", ["cosine", "flow", "scaled_linear"])
+def test_converges_with_the_declared_order_on_steps_even_in_time(entry: Entry, name: str) -> None:
+    """More steps, for on Stable Diffusion's table the last ones are long in log-SNR."""
+    path = PLAIN[name]
+    (x, end), (a, b) = solved(), stretch(path)
+    few, many = (error(entry, path, a, b, n, "time", x * size(a), end * size(b)) for n in (384, 768))
+    assert math.log2(few / many) >= entry.order - 0.2
 
 
 @deterministic
 def test_converges_with_the_declared_order_from_nothing_but_noise(entry: Entry) -> None:
+    """From 12 to 96 steps; second order at the most, for the first step is a plain move."""
     path = PLAIN["flow"]
     a, (_, b) = path.level(1.0), stretch(path)
     assert a.alpha == 0
-    x = pure(4)
-    assert measured(entry, path, a, b, "time", x, exact(THREE.x0, x, a, b)) >= entry.order - 0.2
+    x, end = pure(4), from_noise()
+    few, many = (error(entry, path, a, b, n, "time", x, end) for n in (12, 96))
+    assert math.log2(few / many) / 3 >= min(entry.order, 2) - 0.2
+
+
+@cache
+def from_noise() -> Tensor:
+    path = PLAIN["flow"]
+    return exact(THREE.x0, pure(4), path.level(1.0), stretch(path)[1])
+
+
+@adaptive
+@pytest.mark.parametrize("path", PLAIN.values(), ids=PLAIN.keys())
+def test_converges_with_the_declared_order_in_the_evaluations_that_a_tolerance_costs(
+    entry: Entry, path: Schedule
+) -> None:
+    (x, end), (a, b) = solved(), stretch(path)
+    x, end = x[:1] * size(a), end[:1] * size(b)  # one sample, for others would wait for the slowest
+
+    def cost_and_error(tolerance: float) -> tuple[int, float]:
+        grid = between(path, a, b, 2, even_in="lam")
+        *asked, sample = steps(entry.run(x, grid, rtol=tolerance, atol=tolerance), THREE.x0)
+        assert isinstance(sample, Tensor)
+        return len(asked), float((sample - end).norm())
+
+    (cheap, coarse), (dear, fine) = cost_and_error(1e-4), cost_and_error(1e-7)
+    assert math.log(coarse / fine) / math.log(dear / cheap) >= entry.order - 0.2
 
 
 @stochastic
-@pytest.mark.parametrize("path", PLAIN.values(), ids=PLAIN.keys())
-def test_samples_have_the_mean_and_the_covariance_of_the_data(entry: Entry, path: Schedule) -> None:
-    """Within four standard errors of 6000 samples at 250 steps, from the true state at the noisy end."""
-    n = 6000
+@pytest.mark.parametrize("name", ["cosine", "flow", "scaled_linear"])
+def test_samples_have_the_mean_and_the_covariance_of_the_data(entry: Entry, name: str) -> None:
+    """Within four standard errors of 4000 samples at 250 steps, from the true state at the noisy end."""
+    path, n = PLAIN[name], 4000
     a, b = stretch(path)
     x = a.alpha * THREE.draw(n, seed=2) + a.sigma * pure(n, seed=3)
     count = 5 if entry.consistent else 250  # a consistency model makes no error of discretisation
@@ -120,17 +152,26 @@ def test_is_a_function_of_start_and_grid_and_of_noise_if_it_says_so(entry: Entry
 
 @every_sampler
 @every_path
-@pytest.mark.parametrize("spacing", list(SPACINGS))
-def test_asks_exactly_as_often_as_it_says(entry: Entry, path: Schedule, spacing: str) -> None:
-    for n in (1, 2, 3, 5, 20):
+def test_asks_exactly_as_often_as_it_says(entry: Entry, path: Schedule) -> None:
+    def denoise(x: Tensor, at: Level) -> Tensor:  # cheap, and not so simple that adaptive steps have no error
+        return for_learned(entry, 0.3 * x.sin())
+
+    for spacing, n in itertools.product(SPACINGS, (1, 2, 3, 5, 20)):
         try:
             grid = SPACINGS[spacing](path, n)
         except ValueError:  # this spacing cannot serve this schedule
-            return
-        run_ = list(steps(run(entry, torch.zeros(1, 3, dtype=torch.float64), grid), for_sampler(entry)))
-        asked = sum(isinstance(s, Asked) for s in run_)
-        assert asked == told if told is not None else asked > 0, (spacing, n)
-        assert sum(isinstance(s, Tensor) for s in run_) == 1
+            continue
+        told = entry.evaluations(grid)
+        *asked, sample = steps(run(entry, torch.ones(1, 3, dtype=torch.float64), grid), denoise)
+        assert isinstance(sample, Tensor)
+        assert all(isinstance(one, Asked) for one in asked)
+        assert len(asked) == told if told is not None else entry.adaptive, (spacing, n)
+
+
+@every_sampler
+def test_no_step_is_no_question_and_no_change(entry: Entry) -> None:
+    x = pure(2)
+    assert torch.equal(answer(run(entry, x, trailing(PLAIN["scaled_linear"], 5).part(0.0)), THREE.x0), x)
 
 
 @every_sampler
@@ -140,7 +181,7 @@ def test_asks_only_at_levels_of_the_schedule_where_there_is_noise(entry: Entry, 
     grid = trailing(path, n)
     for step in steps(run(entry, pure(2), grid), for_sampler(entry)):
         if isinstance(step, Asked):
-            assert step.at.sigma > 0
+            assert (step.at.sigma > 0).all()
             torch.testing.assert_close(torch.stack(grid.schedule.level(step.at.t)), torch.stack(step.at))
 
 
@@ -148,6 +189,7 @@ def test_asks_only_at_levels_of_the_schedule_where_there_is_noise(entry: Entry, 
 @pytest.mark.parametrize("name", BLIND)
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_a_start_at_nothing_but_noise_is_finite_and_brings_data(entry: Entry, name: str, n: int) -> None:
+    n = max(n, entry.least)
     sample = answer(run(entry, pure(16), trailing(PATHS[name], n)), for_sampler(entry))
     assert sample.isfinite().all()
     nearest = (sample[:, None] - THREE.means).norm(dim=-1) / THREE.spreads
@@ -196,11 +238,15 @@ def test_the_type_of_the_start_is_kept_in_every_ask_and_in_the_sample(
 def test_a_coarser_type_brings_the_same_picture_but_for_rounding(
     entry: Entry, path: Schedule, dtype: torch.dtype
 ) -> None:
-    """On the stretch where orders are measured: within four roundings for each of six steps."""
+    """On the stretch where orders are measured: within four roundings for each of six steps.
+
+    An adaptive sampler takes slightly other steps: within a tenth of its tolerance.
+    """
     grid = between(path, *stretch(path), 6, even_in="lam")
     x = (grid.levels[0].sigma * pure(3)).to(dtype)
     coarse, fine = (answer(run(entry, y, grid), for_sampler(entry)).double() for y in (x, x.double()))
-    assert float((coarse - fine).abs().max()) < 6 * 4 * torch.finfo(dtype).eps
+    off = 6 * 4 * torch.finfo(dtype).eps
+    assert float((coarse - fine).abs().max()) < (max(off, 0.1 * 0.0078) if entry.adaptive else off)
 
 
 @every_sampler

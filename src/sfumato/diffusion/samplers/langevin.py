@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.grid import Grid
-from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.samplers.registry import Sampler, sampler
@@ -34,7 +33,7 @@ def annealed_langevin(x: Tensor, grid: Grid, *, noise: Noise, step: float = 0.1,
     return x
 
 
-@sampler("langevin", order=1, calls=INNER, closing=INNER, stochastic=True)
+@sampler("langevin", order=1, calls=INNER, closing=INNER, least=20, stochastic=True)
 def langevin(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Annealed Langevin dynamics with five inner steps (Song & Ermon 2019, alg. 1) and the final denoising step."""
     return (yield from annealed_langevin(x, grid, noise=noise))
