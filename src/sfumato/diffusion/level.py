@@ -33,7 +33,7 @@ class Level(NamedTuple):
         return bool((self.lam < BLIND).any())
 
     def beside(self, x: Tensor) -> "Level":
-        """Itself if its numbers are scalars, else (B, 1, ..., 1) with the dimensions, type and device of `x` (B, ...)."""
+        """Itself if its numbers are scalars, else (B, 1, ..., 1) as `x` (B, ...) has dimensions, type and device."""
         if self.sigma.ndim == 0:
             return self
         shape = (-1, *[1] * (x.ndim - 1))

@@ -58,7 +58,7 @@ def lms(x: Tensor, grid: Grid) -> Sampler:
 
 @sampler("deis", order=2, label="DEIS", also=("DEISMultistepScheduler",))
 def deis(x: Tensor, grid: Grid) -> Sampler:
-    """tAB-DEIS: the noise as a polynomial of the clock through the last four, integrated (Zhang & Chen 2023, eq. 15)."""
+    """tAB-DEIS: the noise as a polynomial of the clock through the last four (Zhang & Chen 2023, eq. 15)."""
 
     def clock(s: Tensor, grid: Grid) -> Tensor:
         return grid.schedule.time(-s.log())
@@ -93,7 +93,7 @@ def _multistep(
     return x
 
 
-def _adams(past: Past, b: Level, grid: Grid) -> Tensor:
+def _adams(past: Past, _b: Level, _grid: Grid) -> Tensor:
     """With the weights for even steps, whatever the steps are."""
     return _mixed(ADAMS_BASHFORTH[len(past) - 1], past)
 
@@ -115,7 +115,7 @@ def _integrated(variable: Callable[[Tensor, Grid], Tensor]) -> Weigh:
     return weigh
 
 
-def _heun(x: Tensor, eps: Tensor, a: Level, b: Level, grid: Grid) -> Sampler:
+def _heun(x: Tensor, eps: Tensor, a: Level, b: Level, _grid: Grid) -> Sampler:
     y = move(x, a, b, eps=eps)
     return (eps + noise_in(y, (yield y, b), b)) / 2
 

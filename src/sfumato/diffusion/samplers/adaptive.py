@@ -38,13 +38,13 @@ def adaptive(
 
 @sampler("dpm_adaptive", order=3, adaptive=True, label="DPM adaptive", also=("k_dpm_ad", "dpm_solver_adaptive"))
 def dpm_adaptive(x: Tensor, grid: Grid, *, rtol: float = 0.05, atol: float = 0.0078) -> Sampler:
-    """DPM-Solver-12 and -23 (Lu et al. 2022, app. C), the third order: chooses its steps between the ends of the grid."""
+    """Adaptive DPM-Solver-23 (Lu et al. 2022, app. C): chooses its steps between the ends of the grid."""
     return (yield from adaptive(x, grid, form="eps", order=3, atol=atol, rtol=rtol))
 
 
 @sampler("dpmpp_adaptive", order=3, adaptive=True)
 def dpmpp_adaptive(x: Tensor, grid: Grid, *, rtol: float = 0.05, atol: float = 0.0078) -> Sampler:
-    """DPM-Solver++ of third order that chooses its steps between the ends of the grid."""
+    """Adaptive DPM-Solver++ of third order: chooses its steps between the ends of the grid."""
     return (yield from adaptive(x, grid, form="x0", order=3, atol=atol, rtol=rtol))
 
 

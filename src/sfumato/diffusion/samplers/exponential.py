@@ -5,8 +5,8 @@ In both forms of DPM-Solver a step is the plain move with the guess
     g = m + phi2(u) / phi1(u) * D1 + phi3(u) / phi1(u) * D2,
     phi1 = exp(u) - 1,  phi2 = phi1 / u - 1,  phi3 = phi2 / u - 1/2,
 
-where D1 and D2 are the first and the second difference of the guess in lam over the length h of the step, and u = -h for
-a guess of x0, u = h for one of the noise (Lu et al. 2022, eq. B.3). The SDE's x0 form has u = -(1 + eta) h.
+where D1 and D2 are the first and the second difference of the guess in lam over the length h of the step, and u = -h
+for a guess of x0, u = h for one of the noise (Lu et al. 2022, eq. B.3). The SDE's x0 form has u = -(1 + eta) h.
 """
 
 from typing import Literal
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.level import Level
-from sfumato.diffusion.move import noise_in
+from sfumato.diffusion.move import move, noise_in
+from sfumato.diffusion.noise import Noise
 
 Form = Literal["x0", "eps"]
 """What is taken for smooth along lam: DPM-Solver++ takes the clean guess, DPM-Solver the noise."""
@@ -24,6 +25,22 @@ Form = Literal["x0", "eps"]
 def guess_of(form: Form, x: Tensor, x0: Tensor, at: Level) -> Tensor:
     """What this form remembers of an answer."""
     return x0 if form == "x0" else noise_in(x, x0, at)
+
+
+def moved(
+    form: Form,
+    x: Tensor,
+    a: Level,
+    b: Level,
+    guess: Tensor,
+    *,
+    fresh: Tensor | float = 0.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """The plain move with a guess of this form."""
+    if form == "x0":
+        return move(x, a, b, x0=guess, fresh=fresh, noise=noise)
+    return move(x, a, b, eps=guess, fresh=fresh, noise=noise)
 
 
 def exponent(form: Form, h: Tensor) -> Tensor:

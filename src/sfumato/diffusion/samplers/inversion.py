@@ -9,10 +9,10 @@ from sfumato.diffusion.samplers.registry import Sampler
 
 
 def ddim_inversion(x: Tensor, grid: Grid, *, corrections: int = 0) -> Sampler:
-    """Encode: DDIM's step backwards, with the noise that is found in `x` at the noisier level (Song et al. 2021, sec. 4.3).
+    """Encode: DDIM's step backwards, with the noise found in `x` at the noisier level (Song et al. 2021, sec. 4.3).
 
-    `grid` leads up (see Grid.upward). Each of the `corrections` asks again at where the step came to: with enough of them
-    the step is the exact inverse of ddim's, so that encoding and sampling is a round trip (Pan et al. 2023). LDM's
+    `grid` leads up (see Grid.upward). Each of the `corrections` asks again where the step came to: with enough of them
+    it is the exact inverse of ddim's step, so that encoding and sampling is a round trip (Pan et al. 2023). LDM's
     program asks at the wrong clock here; this one does not.
     """
     for a, b in grid.steps():

@@ -45,8 +45,8 @@ def consistent_annealed(
     """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, alg. 2): the plain move with fresh = beta sigma'.
 
     `step` is their eta = epsilon / sigma_L^2, which fixes beta = sqrt(1 - ((1 - eta) / gamma)^2) for levels whose sigma
-    falls by the factor gamma; ValueError if 1 - eta is not within (0, gamma]. Without it beta is the same at all steps, and
-    1 - eta = gamma sqrt(1 - beta^2). The last level also takes a step, without noise, and then comes the denoising one.
+    falls by the factor gamma; ValueError if 1 - eta is not within (0, gamma]. Without it beta is the same at all steps,
+    and 1 - eta = gamma sqrt(1 - beta^2). The last level also takes a step, without noise; then comes the denoising one.
     """
     kept = 1.0  # 1 - eta
     for a, b in grid.steps():
@@ -59,7 +59,7 @@ def consistent_annealed(
             kept = float(gamma) * math.sqrt(1 - beta**2) if step is None else 1 - step
             if not 0 < kept <= float(gamma) * (1 + 1e-12):
                 raise ValueError(
-                    f"step {step} does not fit levels that fall by {float(gamma):.6g}; 1 - step is at most that"
+                    f"1 - step is {kept:.6g}; it must be above 0, and at most {float(gamma):.6g} on this grid"
                 )
             fresh = b.sigma * (1 - (kept / gamma) ** 2).clamp_min(0).sqrt()
             x = move(x, a, b, x0=x0, fresh=fresh, noise=noise)
@@ -71,5 +71,5 @@ def consistent_annealed(
 
 @sampler("cas", order=1, closing=1, least=2, stochastic=True)
 def cas(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
-    """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, alg. 2), a fifth of the noise fresh at each step."""
+    """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, alg. 2), with a fifth of the noise fresh."""
     return (yield from consistent_annealed(x, grid, noise=noise))

@@ -7,7 +7,7 @@ from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move
 from sfumato.diffusion.noise import Noise
-from sfumato.diffusion.samplers.exponential import Form, exponent, guess_of, weights
+from sfumato.diffusion.samplers.exponential import Form, exponent, guess_of, moved, weights
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 FEW_STEPS = 15  # below this many, DPM-Solver ends with steps of lower order
@@ -42,7 +42,7 @@ def dpm_solver(
         u = exponent(form, h * (1 + eta))
         guess = _continued(known, h, u, taylor=taylor)
         fresh = b.sigma * (-torch.expm1(-2 * eta * h)).clamp_min(0).sqrt() if eta else 0.0
-        x = move(x, a, b, **{form: guess}, fresh=fresh, noise=noise)
+        x = moved(form, x, a, b, guess, fresh=fresh, noise=noise)
     return x
 
 
@@ -104,7 +104,7 @@ def _continued(known: Past, h: Tensor, u: Tensor, *, taylor: bool) -> Tensor:
 
 @sampler("unipc", order=3, least=2, label="UniPC", also=("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"))
 def unipc(x: Tensor, grid: Grid) -> Sampler:
-    """UniPC-2 with B(h) = exp(h) - 1 (Zhao et al. 2023): DPM-Solver++(2M), and each answer also corrects the step before."""
+    """UniPC-2 with B(h) = exp(h) - 1 (Zhao et al. 2023): as dpmpp_2m, and each answer corrects the step before it."""
     return (yield from unified(x, grid))
 
 
@@ -139,11 +139,11 @@ def _step(x: Tensor, form: Form, known: Past, a: Level, b: Level, *, corrects: b
         ratios, slopes = [*ratios, torch.ones_like(h)], [*slopes, ahead[0] - m]
     for rho, slope in zip(_rhos(exponent(form, h), ratios), slopes, strict=True):
         m = m + rho * slope
-    return move(x, a, b, **{form: m})
+    return moved(form, x, a, b, m)
 
 
 def _rhos(u: Tensor, ratios: list[Tensor]) -> list[Tensor]:
-    """Weights that make the step exact for polynomials in lam; a half where there is one (Zhao et al. 2023, sec. 3.3)."""
+    """Weights that make the step exact for polynomials in lam; one alone is a half (Zhao et al. 2023, sec. 3.3)."""
     if len(ratios) < 2:  # noqa: PLR2004
         return [torch.full_like(u, 0.5) for _ in ratios]
     phi1 = torch.expm1(u)

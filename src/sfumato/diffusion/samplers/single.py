@@ -26,8 +26,8 @@ def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None)
 def euler(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Euler's method in sigma / alpha, which is ddim, with the churn of Karras et al. 2022 (alg. 2)."""
     for a, b in grid.steps():
-        x, a = churned(x, a, grid, churn, noise)
-        x = move(x, a, b, x0=(yield x, a))
+        x, up = churned(x, a, grid, churn, noise)
+        x = move(x, up, b, x0=(yield x, up))
     return x
 
 
@@ -45,7 +45,7 @@ def euler_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler
 
 @sampler("ddpm", order=1, stochastic=True, learned=True, label="DDPM", also=("DDPMScheduler",))
 def ddpm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
-    """Ancestral sampling with the posterior's variance, "fixedsmall" (Ho et al. 2020, alg. 2, on the respaced chain)."""
+    """Ancestral sampling with the posterior's variance, "fixedsmall" (Ho et al. 2020, alg. 2)."""
     return (yield from _ancestral(x, grid, noise, "small"))
 
 

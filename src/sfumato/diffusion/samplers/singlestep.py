@@ -7,7 +7,7 @@ from torch import Tensor
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move
-from sfumato.diffusion.samplers.exponential import Form, exponent, guess_of, weights
+from sfumato.diffusion.samplers.exponential import Form, exponent, guess_of, moved, weights
 from sfumato.diffusion.samplers.registry import Ask, Sampler, sampler
 
 
@@ -89,20 +89,20 @@ def single(
     a, *inner, b = levels
     h = b.lam - a.lam
     m = guess_of(form, x, x0, a)
-    lower = move(x, a, b, **{form: m})
+    lower = moved(form, x, a, b, m)
     if not inner:
         return lower, lower
     ratios = [(at.lam - a.lam) / h for at in inner]
-    y = move(x, a, inner[0], **{form: m})
+    y = moved(form, x, a, inner[0], m)
     slope = (guess_of(form, y, (yield y, inner[0]), inner[0]) - m) / ratios[0]
     first, second = weights(exponent(form, h))
-    middle = move(x, a, b, **{form: m + (first if taylor else 0.5) * slope})
+    middle = moved(form, x, a, b, m + (first if taylor else 0.5) * slope)
     if len(inner) == 1:
         return lower, middle
     part = weights(exponent(form, ratios[1] * h))[0] * ratios[1]
-    y = move(x, a, inner[1], **{form: m + part * slope})
+    y = moved(form, x, a, inner[1], m + part * slope)
     later = (guess_of(form, y, (yield y, inner[1]), inner[1]) - m) / ratios[1]
     if not taylor:
-        return middle, move(x, a, b, **{form: m + first * later})
+        return middle, moved(form, x, a, b, m + first * later)
     bend = (later - slope) / (ratios[1] - ratios[0])
-    return middle, move(x, a, b, **{form: m + first * (slope - ratios[0] * bend) + second * 2 * bend})
+    return middle, moved(form, x, a, b, m + first * (slope - ratios[0] * bend) + second * 2 * bend)

@@ -13,16 +13,16 @@ from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 @sampler("heun", order=2, calls=2, label="Heun", also=("k_heun", "HeunDiscreteScheduler"))
 def heun(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
-    """Heun's second-order method (Karras et al. 2022, alg. 1 and 2): the mean of the noise here and at the trial point."""
+    """Heun's second-order method (Karras et al. 2022, alg. 2): the mean of the noise here and at the trial point."""
     for a, b in grid.steps():
-        x, a = churned(x, a, grid, churn, noise)
-        x0 = yield x, a
+        x, up = churned(x, a, grid, churn, noise)
+        x0 = yield x, up
         if b.sigma == 0 or a.blind:
-            x = move(x, a, b, x0=x0)
+            x = move(x, up, b, x0=x0)
             continue
-        eps = noise_in(x, x0, a)
-        y = move(x, a, b, eps=eps)
-        x = move(x, a, b, eps=(eps + noise_in(y, (yield y, b), b)) / 2)
+        eps = noise_in(x, x0, up)
+        y = move(x, up, b, eps=eps)
+        x = move(x, up, b, eps=(eps + noise_in(y, (yield y, b), b)) / 2)
     return x
 
 
@@ -30,14 +30,14 @@ def heun(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = Non
 def dpm2(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
     """The midpoint rule: the noise half-way in log-SNR (DPM-Solver-2 after Karras et al. 2022)."""
     for a, b in grid.steps():
-        x, a = churned(x, a, grid, churn, noise)
-        x0 = yield x, a
+        x, up = churned(x, a, grid, churn, noise)
+        x0 = yield x, up
         if b.sigma == 0 or a.blind:
-            x = move(x, a, b, x0=x0)
+            x = move(x, up, b, x0=x0)
             continue
-        m = grid.middle(a, b)
-        y = move(x, a, m, x0=x0)
-        x = move(x, a, b, eps=noise_in(y, (yield y, m), m))
+        m = grid.middle(up, b)
+        y = move(x, up, m, x0=x0)
+        x = move(x, up, b, eps=noise_in(y, (yield y, m), m))
     return x
 
 
@@ -84,7 +84,7 @@ def dpmpp_2s_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Samp
     "dpmpp_sde", order=2, calls=2, stochastic=True, label="DPM++ SDE", also=("k_dpmpp_sde", "DPMSolverSDEScheduler")
 )
 def dpmpp_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++ in one step with a stage half-way (Lu et al. 2022, app. B): both stages see one Brownian path."""
+    """SDE-DPM-Solver++ with a stage half-way (Lu et al. 2022, app. B): both stages see one Brownian path."""
     for a, b in grid.steps():
         x0 = yield x, a
         fresh = eta * posterior_std(a, b)
