@@ -1,25 +1,31 @@
 """From a request to pictures: prompt -> condition -> guide -> grid -> sampler -> latent -> picture."""
 
+import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from PIL.Image import Image
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor
 
 from sfumato.diffusion import drive
-from sfumato.diffusion.grid import SPACINGS
-from sfumato.diffusion.guidance import guided
-from sfumato.diffusion.noise import seeded
-from sfumato.diffusion.samplers import SAMPLERS, start
+from sfumato.diffusion.denoiser import Denoiser, Guide
+from sfumato.diffusion.grid import SPACINGS, Grid
+from sfumato.diffusion.guidance import conditional, guided, inpainted
+from sfumato.diffusion.interpolate import slerp
+from sfumato.diffusion.noise import Noise, seeded
+from sfumato.diffusion.samplers import SAMPLERS, Entry, start
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
+from sfumato.latents.canvas import Canvas
 from sfumato.models.config import Closed, complaint
+from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.nets.seamless import seamless
 
 LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
 LARGEST = 2048  # pixels a side
@@ -31,11 +37,21 @@ def _in_range(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
+def _border(extend: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    if not 0 <= min(extend) <= max(extend) <= LARGEST or not any(extend):
+        raise ValueError(f"{extend} is out of range; it is pixels to add on the left, top, right and bottom")
+    return extend
+
+
 Size = Annotated[tuple[int, int], AfterValidator(_in_range)]
+Border = Annotated[tuple[int, int, int, int], AfterValidator(_border)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Part = Annotated[float, Field(ge=0, le=1)]
+FUSED = re.compile(r"^(.*\S)[\s_-]+(karras|exponential)$", re.IGNORECASE)  # "DPM++ 2M Karras", as it once was written
 
 
 class Request(Closed):
-    """What is asked for. What is None is taken from the model's own defaults."""
+    """What is asked for. What is None is taken from the model's own defaults, or is chosen by what is given."""
 
     prompt: str = Field(default="", max_length=8000)
     negative: str = Field(default="", max_length=8000)
@@ -43,10 +59,34 @@ class Request(Closed):
     spacing: SpacingName | None = None
     steps: Steps | None = None
     guidance: Guidance | None = None
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    rescale: Part = 0.0  # of the guess back to the spread of the conditional one
+    eta: Part | None = None  # share of the fresh noise of the ancestral chain, for samplers that take it
+    churn: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)  # S_churn, for samplers that take it
+    seed: Seed = 0
+    variation_seed: Seed = 0
+    variation_strength: Part = 0.0  # how far the first noise goes from that of `seed` to that of `variation_seed`
     n: int = Field(default=1, ge=1, le=64)
     size: Size | None = None  # width, height
-    strength: float = Field(default=0.6, gt=0, le=1)  # of the change, when there is a picture to begin from
+    tiling: bool = False  # whether the picture continues on its opposite side
+    strength: Part | None = None  # of the change of a given picture: 0.6, and 1 for a hole in it
+    extend: Border | None = None  # pixels to paint around a given picture: left, top, right, bottom
+    feather: int = Field(default=2, ge=0, le=256)  # pixels in which a hole fades into what is kept
+    inversion: bool = False  # whether to begin from the noise that paints the given picture
+    source: str = Field(default="", max_length=8000)  # what the given picture shows, for the inversion
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfused(cls, given: Any) -> Any:
+        """A name of a sampler with its spacing behind it is both."""
+        name = given.get("sampler") if isinstance(given, dict) else None
+        match = FUSED.match(name) if isinstance(name, str) and name not in SAMPLERS else None
+        if match is None or match[1] not in SAMPLERS:
+            return given
+        if given.get("spacing") not in (None, match[2].lower()):
+            raise ValueError(
+                f"sampler '{name}' has its spacing in its name, and spacing is '{given['spacing']}'; say one"
+            )
+        return {**given, "sampler": match[1], "spacing": match[2]}
 
     def completed(self, defaults: Defaults, resolution: int) -> "Request":
         """The request with nothing left open, as it is written into pictures."""
@@ -67,7 +107,7 @@ class Preview:
     """One network evaluation done: how many of how many, and the clean guess as latents (n, C, h, w)."""
 
     done: int
-    total: int
+    total: int | None  # None if the sampler chooses its own steps
     x0: Tensor = field(repr=False)
 
 
@@ -96,13 +136,15 @@ class Model:
 
     loaded: Loaded
 
-    def sample(self, *, init: Tensor | None = None, **asked: Any) -> Iterator[Preview | Result]:
+    def sample(
+        self, *, init: Tensor | None = None, mask: Tensor | None = None, **asked: Any
+    ) -> Iterator[Preview | Result]:
         """`sample` for the fields of a Request given by name."""
-        return sample(self.loaded, requested(**asked), init=init)
+        return sample(self.loaded, requested(**asked), init=init, mask=mask)
 
-    def generate(self, *, init: Tensor | None = None, **asked: Any) -> Result:
+    def generate(self, *, init: Tensor | None = None, mask: Tensor | None = None, **asked: Any) -> Result:
         """The Result for the fields of a Request given by name."""
-        return generate(self.loaded, requested(**asked), init=init)
+        return generate(self.loaded, requested(**asked), init=init, mask=mask)
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None) -> Model:
@@ -117,67 +159,183 @@ def random_seed() -> int:
 
 @torch.no_grad()
 def sample(
-    loaded: Loaded, request: Request | Sequence[Request], *, init: Tensor | None = None
+    loaded: Loaded,
+    request: Request | Sequence[Request],
+    *,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
 
-    Several requests make one batch if they differ in prompt, negative, seed and n alone. Picture k of a request has
-    its `seed + k` and does not depend on its batch mates. `init` (3, H, W) in [-1, 1] is a picture to begin from; its
-    size is the size of the result. ValueError for what the model cannot do.
+    Several requests make one batch if they differ in prompt, negative, seeds, variation and n alone. Picture k of a
+    request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates. `init`
+    (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1 it is
+    painted anew, where it is 0 its pixels stay as they are. ValueError for what the model cannot do.
     """
     began = time.perf_counter()
-    model, requests = loaded.model, _each(loaded, [request] if isinstance(request, Request) else request, init)
+    given = [request] if isinstance(request, Request) else request
+    canvas = _canvas(given, init, mask)
+    requests = _each(loaded, given, canvas)
     common = requests[0]
     assert common.size is not None and common.steps is not None and common.guidance is not None  # noqa: PT018
     assert common.sampler is not None and common.spacing is not None  # noqa: PT018
+    model, entry = loaded.model, SAMPLERS[common.sampler]
+    options = _options(common, entry, model)
+    noise = seeded([r.seed for r in requests])
+    run = _Run(model, entry, options, seamless(model.denoiser) if common.tiling else model.denoiser, noise)
     shape = model.latent_shape(*common.size)
     prompts = [r.prompt for r in requests]
     tokens = max(model.conditioner.count(list(set(prompts))))
     read = min(tokens, model.conditioner.size.length)
 
     grid = SPACINGS[common.spacing](model.denoiser.schedule, common.steps)
-    noise = seeded([r.seed for r in requests])
-    x = grid.levels[0].sigma * noise(torch.empty(len(requests), *shape))
-    if init is not None:
-        grid = grid.part(common.strength)
-        first = grid.levels[0]
-        z = model.first_stage.encode(init[None]).expand_as(x)
-        x = first.alpha * z + first.sigma * noise(z)
-    guide = guided(
-        model.conditioner.of(prompts), model.conditioner.of([r.negative for r in requests]), scale=common.guidance
-    )
-
-    entry = SAMPLERS[common.sampler]
-    total = entry.evaluations(grid)
-    done, latents = 0, x
-    for event in drive.steps(start(entry, x, grid, noise), model.denoiser.bind(guide)):
-        if isinstance(event, Tensor):
-            latents = event
-        else:
-            done += 1
-            yield Preview(done, total, event.x0)
-    images = model.first_stage.decode(latents).clamp(-1, 1)
+    fresh = _varied(noise(torch.empty(len(requests), *shape)), requests)
+    cond, null = (model.conditioner.of(texts) for texts in (prompts, [r.negative for r in requests]))
+    spread = entry.learned and model.denoiser.learned
+    guide = guided(cond, null, scale=common.guidance, rescale=common.rescale, spread=spread)
+    if canvas is None:
+        begun = _Begun(grid.levels[0].sigma * fresh, grid, guide)
+    else:
+        begun = yield from _begin(run, canvas, common, grid, fresh, guide)
+    run.expect(begun.grid)
+    latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
+    decoder = seamless(model.first_stage) if common.tiling else model.first_stage
+    images = decoder.decode(latents).clamp(-1, 1)
+    images = images if canvas is None else canvas.pasted(images, common.feather)
     seconds = time.perf_counter() - began
     unknown = model.conditioner.unknown(prompts)
-    yield Result(images, latents, requests, loaded.weights, done, read, tokens - read, unknown, seconds)
+    yield Result(images, latents, requests, loaded.weights, run.done, read, tokens - read, unknown, seconds)
 
 
-def generate(loaded: Loaded, request: Request | Sequence[Request], *, init: Tensor | None = None) -> Result:
+def generate(
+    loaded: Loaded,
+    request: Request | Sequence[Request],
+    *,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Result:
     """The Result of `sample`."""
-    *_, result = sample(loaded, request, init=init)
+    *_, result = sample(loaded, request, init=init, mask=mask)
     assert isinstance(result, Result)
     return result
 
 
-def _each(loaded: Loaded, requests: Sequence[Request], init: Tensor | None) -> tuple[Request, ...]:
+@dataclass
+class _Run:
+    """The evaluations of one call of `sample`: how they are made, and how many of how many are done."""
+
+    model: LatentDiffusion
+    entry: Entry
+    options: dict[str, float]
+    denoiser: Denoiser
+    noise: Noise
+    done: int = 0
+    total: int | None = None
+
+    def expect(self, *grids: Grid) -> None:
+        """These walks are still to come, all of them."""
+        if self.total is None and not self.entry.adaptive:
+            self.total = sum(self.entry.evaluations(grid) or 0 for grid in grids)
+
+    def walk(self, x: Tensor, grid: Grid, guide: Guide) -> Generator[Preview, None, Tensor]:
+        """The sampler's sample."""
+        sampler = start(self.entry, x, grid, self.noise, **self.options)
+        for event in drive.steps(sampler, self.denoiser.bind(guide)):
+            if isinstance(event, Tensor):
+                return event
+            self.done += 1
+            yield Preview(self.done, self.total, event.x0)
+        raise AssertionError("a sampler ends with its sample")
+
+
+class _Begun(NamedTuple):
+    """Where a walk begins, and what its end is divided by."""
+
+    x: Tensor
+    grid: Grid
+    guide: Guide
+    scale: float = 1.0
+
+
+def _begin(
+    run: _Run, canvas: Canvas, request: Request, grid: Grid, fresh: Tensor, guide: Guide
+) -> Generator[Preview, None, _Begun]:
+    """At a given picture with part of the noise, or with the noise that paints it."""
+    assert request.strength is not None
+    grid, first_stage = grid.part(request.strength), run.model.first_stage
+    z = first_stage.encode(canvas.picture[None]).expand_as(fresh)
+    hole = canvas.latent_hole(first_stage.factor)
+    guide = guide if hole is None else inpainted(guide, z, 1 - hole)
+    if request.inversion:
+        source = conditional(run.model.conditioner.of([request.source] * len(fresh)))
+        up = grid.upward()
+        scale = float(up.levels[0].alpha)
+        run.expect(up, up.reversed())
+        return _Begun((yield from run.walk(scale * z, up, source)), up.reversed(), guide, scale)
+    begin = z if hole is None or request.strength < 1 else (1 - hole) * z
+    return _Begun(grid.levels[0].alpha * begin + grid.levels[0].sigma * fresh, grid, guide)
+
+
+def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | None) -> Canvas | None:
+    """The picture to begin from; ValueError for what asks for one that is not there."""
+    extend = requests[0].extend
+    if init is not None:
+        return Canvas.of(init, mask, extend)
+    for wrong, what in (
+        (mask is not None, "a mask says what of a given picture is painted anew"),
+        (extend is not None, "extend paints around a given picture"),
+        (requests[0].inversion, "inversion begins from the noise that paints a given picture"),
+    ):
+        if wrong:
+            raise ValueError(f"{what}, and there is none; give it as init")
+    return None
+
+
+def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) -> tuple[Request, ...]:
     """One complete request for each picture; ValueError if they cannot share a batch."""
-    given = {"size": (init.shape[2], init.shape[1])} if init is not None else {}
     each = []
     for request in requests:
-        whole = request.completed(loaded.file.defaults, loaded.file.config.resolution).model_copy(update=given)
-        seeds = [(whole.seed + k) % 2**64 for k in range(whole.n)]
-        each += [whole.model_copy(update={"n": 1, "seed": seed}) for seed in seeds]
-    shared = {r.model_copy(update={"prompt": "", "negative": "", "seed": 0}) for r in each}
-    if len(shared) != 1:
-        raise ValueError("requests in one batch differ in more than prompt, negative, seed and n; ask for each alone")
+        whole = request.completed(loaded.file.defaults, loaded.file.config.resolution)
+        if canvas is not None:
+            size = (canvas.picture.shape[2], canvas.picture.shape[1])
+            strength = (0.6 if canvas.hole is None else 1.0) if whole.strength is None else whole.strength
+            whole = whole.model_copy(update={"size": size, "strength": strength})
+        counted = "variation_seed" if whole.variation_strength > 0 else "seed"
+        for k in range(whole.n):
+            each.append(whole.model_copy(update={"n": 1, counted: (getattr(whole, counted) + k) % 2**64}))
+    own = {"prompt": "", "negative": "", "seed": 0, "variation_seed": 0, "variation_strength": 0.0}
+    if len({r.model_copy(update=own) for r in each}) != 1:
+        raise ValueError(
+            "requests in one batch differ in more than prompt, negative, seeds, variation and n; ask for each alone"
+        )
     return tuple(each)
+
+
+def _options(request: Request, entry: Entry, model: LatentDiffusion) -> dict[str, float]:
+    """What the sampler is told beside its grid; ValueError if it cannot do what is asked for."""
+    assert request.steps is not None
+    if request.steps < entry.least:
+        raise ValueError(
+            f"sampler '{entry.name}' needs at least {entry.least} steps, and {request.steps} are asked for"
+        )
+    if entry.needs_spread and not model.denoiser.learned:
+        raise ValueError(f"sampler '{entry.name}' needs a network that learnt its variance, which this one did not")
+    if request.inversion and entry.stochastic:
+        raise ValueError(
+            f"sampler '{entry.name}' adds fresh noise, so it cannot be run backwards; try ddim or dpmpp_2m"
+        )
+    options = {name: getattr(request, name) for name in ("eta", "churn") if getattr(request, name) is not None}
+    for name in options:
+        if not entry.takes(name):
+            able = ", ".join(e.name for e in SAMPLERS.values() if e.takes(name))
+            raise ValueError(f"sampler '{entry.name}' takes no {name}; those that do: {able}")
+    return options
+
+
+def _varied(noise: Tensor, requests: Sequence[Request]) -> Tensor:
+    """The first noise (n, C, h, w), part of the way to that of the variation seeds."""
+    part = torch.tensor([r.variation_strength for r in requests], dtype=torch.float64)
+    if not part.any():
+        return noise
+    mixed = slerp(noise, seeded([r.variation_seed for r in requests])(noise), part)
+    return torch.where(part.view(-1, 1, 1, 1) > 0, mixed, noise)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from sfumato.cli.parse import File, Int, Name, Number, parse
+from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Preview, Request, Result, random_seed, requested, sample
 from sfumato.io import atomic, infotext, model_folder, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
@@ -34,24 +35,46 @@ class Generate:
     negative: str = ""
     """What they should not show."""
     sampler: Name = None
-    """See: sfumato samplers."""
+    """See: sfumato samplers. The names of other tools are understood, "DPM++ 2M Karras" too."""
     spacing: Name = None
-    """How the steps are spaced: trailing, leading, uniform, linspace, logsnr, karras. With less than ten steps the
-    first and linspace are best."""
+    """How the steps are spaced: trailing, linspace, karras, exponential, align_your_steps, logsnr, quadratic, leading,
+    uniform and their kin. With less than ten steps the first two are best."""
     steps: Int = None
     """Sampling steps, up to 1000."""
     guidance: Number = None
     """Scale of classifier-free guidance; 1 is none, above 8 colours burn."""
+    rescale: Number = None
+    """Takes back, from 0 to 1, the spread that guidance adds."""
+    eta: Number = None
+    """Share of fresh noise, from 0 to 1, for samplers that add it: 0 is none."""
+    churn: Number = None
+    """S_churn of euler, heun and dpm2: how much noise goes back in before the steps; 0 if not said."""
     seed: int = -1
     """Seed of the first picture, the next ones count on; -1 draws one, which is printed."""
+    variation_strength: Number = None
+    """How far, from 0 to 1, the first noise goes from that of the seed to that of --variation-seed."""
+    variation_seed: Int = None
+    """Of the first variation, the next ones count on while the seed stays; 0 if not said."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Pictures for each prompt, up to 64."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="")] = None
     """Width and height in pixels, as 64x64: multiples of 32 for the bundled model, which paints best at 64x64."""
+    tiling: bool = False
+    """The picture continues on its opposite side, so that it can be laid as a tile."""
     init: File = None
     """A picture to begin from."""
     strength: Number = None
-    """How much of it may change, above 0 and up to 1; 0.6 if not said."""
+    """How much of it may change, from 0 to 1; 0.6 if not said, and 1 with --mask or --extend."""
+    mask: File = None
+    """A picture of the same size as --init: where it is white that is painted anew, where it is black it stays."""
+    extend: Annotated[str | None, tyro.conf.arg(metavar="L,T,R,B", help_behavior_hint="")] = None
+    """Paint around --init: pixels more on the left, top, right and bottom, as 0,0,32,0."""
+    feather: Int = None
+    """Pixels in which what is painted fades into what stays; 2 if not said."""
+    inversion: bool = False
+    """Begin from the noise that paints --init, found by running the sampler backwards."""
+    source: str = ""
+    """What --init shows, for --inversion: then the prompt changes it and keeps what they share."""
     out: Path = Path("pictures")
     """The folder to write to."""
     json: bool = False
@@ -66,24 +89,27 @@ def run(arguments: Sequence[str]) -> int:
     seed = random_seed() if asked.seed == -1 else asked.seed
     loaded_file = model_folder.describe(asked.model)
     requests = [_request(asked, prompt, seed) for prompt in prompts]
-    init = _init(asked, loaded_file.config.resolution)
+    init, mask = _given(asked, loaded_file.config.resolution)
     loaded = model_folder.load(asked.model)
     written: list[dict[str, Any]] = []
     console = Console(stderr=True, highlight=False)
     for request in requests:
-        result = _watched(loaded, request, init, console)
+        result = _watched(loaded, request, init, mask, console)
         for remark in _remarks(result, loaded.file.config.resolution):
             console.print(remark, markup=False)
         for image, one in zip(result.images, result.requests, strict=True):
             parameters = {"format": 1, "model": _identity(loaded), "request": one.model_dump(mode="json")}
             if asked.init is not None:
                 parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
+            if asked.mask is not None:
+                parameters["mask"] = {"file": asked.mask.name, "sha256": pictures.digest(mask)}
             path = _free(asked.out, one)
             pictures.save_png(image, path, parameters, infotext.write(one, loaded.file.name))
             heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
             written.append({"file": str(path), **heard, **parameters})
             if not asked.json:
-                print(f"{path}  (seed {one.seed})")
+                varied = f", variation {one.variation_seed}" if one.variation_strength else ""
+                print(f"{path}  (seed {one.seed}{varied})")
     if asked.json:
         print(json.dumps({"pictures": written, "weights": loaded.weights}, ensure_ascii=False))
     return 0
@@ -95,6 +121,8 @@ def _remarks(result: Result, resolution: int) -> Iterator[str]:
         yield f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
     if result.unknown:
         yield f"words that the model was never shown: {', '.join(result.unknown)[:200]}"
+    if SAMPLERS[result.requests[0].sampler or ""].consistent:
+        yield "this sampler is made for models that answer where the flow ends; of others its pictures are too smooth"
     width, height = result.images.shape[3], result.images.shape[2]
     if (width, height) != (resolution, resolution):
         yield f"the model was trained at {resolution}x{resolution}; at {width}x{height} it paints worse"
@@ -114,11 +142,26 @@ def _prompts(asked: Generate) -> list[str]:
 
 
 def _request(asked: Generate, prompt: str, seed: int) -> Request:
-    names = ("negative", "sampler", "spacing", "steps", "guidance", "n", "strength")
-    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    if asked.strength is not None and asked.init is None:
-        raise ValueError("--strength says how much of --init may change, and there is no --init")
-    return requested(prompt=prompt, seed=seed, size=_size(asked.size), **given)
+    if asked.init is None:
+        for flag, given, what in (
+            ("strength", asked.strength is not None, "says how much of --init may change"),
+            ("mask", asked.mask is not None, "says what of --init is painted anew"),
+            ("extend", asked.extend is not None, "paints around --init"),
+            ("inversion", asked.inversion, "begins from the noise that paints --init"),
+        ):
+            if given:
+                raise ValueError(f"--{flag} {what}, and there is no --init")
+    shared = set(Request.model_fields) - {"prompt", "seed", "size", "extend"}
+    given = {name: getattr(asked, name) for name in shared if getattr(asked, name) is not None}
+    return requested(prompt=prompt, seed=seed, size=_size(asked.size), extend=_extend(asked.extend), **given)
+
+
+def _extend(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,5}\s*(,\s*\d{1,5}\s*){3}", text) is None:
+        raise ValueError(f"extend '{text}' is not understood; write pixels for left,top,right,bottom, as 0,0,32,0")
+    return tuple(int(part) for part in text.split(","))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -130,21 +173,22 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _init(asked: Generate, resolution: int) -> Tensor | None:
-    """The picture to begin from, cut to the asked size: one side is given as is, else the model's own size."""
+def _given(asked: Generate, resolution: int) -> tuple[Tensor | None, Tensor | None]:
+    """The picture to begin from, cut to the asked size, and its mask: one side is given as is, else the model's own."""
     if asked.init is None:
-        return None
+        return None, None
     width, height = _size(asked.size) or (resolution, resolution)
     if width != height:
         raise ValueError(f"--init is cut to a square, and --size {asked.size} is none; ask for equal sides")
-    return pictures.read(asked.init, size=width)
+    init = pictures.read(asked.init, size=width)
+    return init, None if asked.mask is None else pictures.read_mask(asked.mask, of=asked.init, size=width)
 
 
-def _watched(loaded: Loaded, request: Request, init: Tensor | None, console: Console) -> Result:
+def _watched(loaded: Loaded, request: Request, init: Tensor | None, mask: Tensor | None, console: Console) -> Result:
     """The result, with a bar on standard error while a person is watching."""
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(request.prompt[:40] or "no prompt", total=None)
-        for event in sample(loaded, request, init=init):
+        for event in sample(loaded, request, init=init, mask=mask):
             if isinstance(event, Preview):
                 bar.update(task, completed=event.done, total=event.total)
             else:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 from pydantic import ValidationError
+from torch import Tensor
 
 from sfumato.cli.parse import File, Name, parse
 from sfumato.generate import Request, generate
@@ -25,6 +26,8 @@ class Reproduce:
     """Name or path of the model, if it is not the one that the picture names."""
     init: File = None
     """The picture that it began from, if there was one."""
+    mask: File = None
+    """Its mask, if there was one."""
     out: File = None
     """Where to write the new picture, if anywhere."""
     json: bool = False
@@ -38,12 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     loaded = model_folder.load(asked.model or made.model)
     same_model = loaded.file.weights[loaded.weights].sha256 == made.sha256
     old = pictures.read(asked.picture)
-    if made.began and asked.init is None:
-        raise ValueError(f"{asked.picture} began from a picture; give it with --init")
-    init = pictures.read(asked.init, size=old.shape[2]) if made.began and asked.init else None
-    if init is not None and pictures.digest(init) != made.began:
-        raise ValueError(f"{asked.init} is not the picture that {asked.picture} began from; its pixels differ")
-    new = generate(loaded, made.request, init=init).images[0]
+    init, mask = _given(asked, made, old)
+    new = generate(loaded, made.request, init=init, mask=mask).images[0]
     if old.shape != new.shape:
         raise ValueError(f"{asked.picture} was scaled after it was made; it cannot be compared")
     difference = round(float((pictures.from_pil(pictures.to_pil(new)) - old).abs().max()) * 127.5)
@@ -65,19 +64,39 @@ class _Made(NamedTuple):
     model: str
     sha256: str
     began: str  # hash of the pixels of the picture that it began from, if there was one
+    masked: str  # hash of its mask, if there was one
+
+
+def _given(asked: Reproduce, made: _Made, old: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The picture that it began from and its mask; ValueError if one is missing or is another."""
+    for flag, path, digest in (("init", asked.init, made.began), ("mask", asked.mask, made.masked)):
+        if digest and path is None:
+            what = "began from a picture" if flag == "init" else "was painted through a mask"
+            raise ValueError(f"{asked.picture} {what}; give it with --{flag}")
+    if not made.began or asked.init is None:
+        return None, None
+    left, _, right, _ = made.request.extend or (0, 0, 0, 0)
+    size = old.shape[2] - left - right
+    init = pictures.read(asked.init, size=size)
+    mask = pictures.read_mask(asked.mask, of=asked.init, size=size) if made.masked and asked.mask else None
+    for path, given, digest in ((asked.init, init, made.began), (asked.mask, mask, made.masked)):
+        if digest and pictures.digest(given) != digest:
+            raise ValueError(f"{path} is not the one that {asked.picture} was made with; its pixels differ")
+    return init, mask
 
 
 def _made(path: Path) -> _Made:
     found = pictures.parameters_of(path)
     try:
         model = found["model"]
-        return _Made(Request.model_validate(found["request"]), str(model["name"]), str(model["sha256"]), _began(found))
+        request = Request.model_validate(found["request"])
+        return _Made(request, str(model["name"]), str(model["sha256"]), _hash(found, "init"), _hash(found, "mask"))
     except ValidationError as error:
         raise ValueError(f"the parameters in {path} are not understood: {complaint(error)}") from None
     except (KeyError, TypeError):
         raise ValueError(f"the parameters in {path} are not complete; it must be as sfumato wrote it") from None
 
 
-def _began(found: dict[str, Any]) -> str:
-    init = found.get("init")
-    return str(init["sha256"]) if init is not None else ""
+def _hash(found: dict[str, Any], key: str) -> str:
+    given = found.get(key)
+    return str(given["sha256"]) if given is not None else ""

@@ -1,20 +1,28 @@
-"""`sfumato samplers`: what there is, and what each promises."""
+"""`sfumato samplers [NAME]`: what there is, and what each promises."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sfumato.cli.parse import parse
-from sfumato.diffusion.samplers import SAMPLERS
+from sfumato.cli.parse import Name, parse
+from sfumato.diffusion.samplers import SAMPLERS, Entry
 
 
 @dataclass
 class Samplers:
-    """List the samplers: order of convergence, network evaluations a step, whether fresh noise is added."""
+    """List the samplers: order of convergence, network evaluations a step, whether fresh noise is added, other names.
 
+    Any of the names is understood, in upper or lower case, with spaces, dashes or underscores.
+    """
+
+    name: Annotated[tyro.conf.Positional[Name], tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Say all about one."""
     json: bool = False
     """Print JSON."""
 
@@ -22,22 +30,38 @@ class Samplers:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Samplers, arguments, verb="samplers")
-    rows = [
-        {
-            "name": e.name,
-            "order": e.order,
-            "evaluations_a_step": e.calls,
-            "stochastic": e.stochastic,
-            "about": (e.run.__doc__ or "").splitlines()[0],
-        }
-        for e in SAMPLERS.values()
-    ]
+    rows = [_row(entry) for entry in ([SAMPLERS[asked.name]] if asked.name else SAMPLERS.values())]
     if asked.json:
         print(json.dumps(rows))
         return 0
-    table = Table("name", "order", "evaluations a step", "noise", "what it is", box=None)
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title, align in (("name", "left"), ("order", "right"), ("calls a step", "right"), ("noise", "left")):
+        table.add_column(title, justify=align, no_wrap=True)
+    table.add_column("steps", no_wrap=True)
+    table.add_column("other names", overflow="fold")
     for row in rows:
         noise = "fresh" if row["stochastic"] else "none"
-        table.add_row(row["name"], str(row["order"]), str(row["evaluations_a_step"]), noise, row["about"])
-    Console().print(table)
+        cells = (
+            str(row["order"] or "-"),
+            str(row["evaluations_a_step"] or "varies"),
+            noise,
+            f"from {row['least_steps']}",
+        )
+        table.add_row(row["name"], *cells, ", ".join(row["also"]))
+    console.print(table)
+    console.print(f"\n{rows[0]['about']}" if asked.name else "\nsfumato samplers NAME says what it is, and its source.")
     return 0
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "order": entry.order,
+        "evaluations_a_step": None if entry.adaptive else entry.calls,
+        "stochastic": entry.stochastic,
+        "least_steps": entry.least,
+        "options": [name for name in ("eta", "churn") if entry.takes(name)],
+        "also": [name for name in (entry.label, *entry.also) if name],
+        "about": inspect.getdoc(entry.run) or "",
+    }

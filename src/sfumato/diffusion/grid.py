@@ -47,14 +47,24 @@ class Grid:
     def upward(self) -> "Grid":
         """From almost clean to noise: a deterministic sampler on it encodes a picture (DDIM inversion).
 
-        A clean end becomes the cleanest level that the schedule was trained with: there is no noise to find at sigma 0.
+        A clean end becomes the cleanest level that the schedule was trained with, for at sigma = 0 there is no noise to
+        find; and levels with next to no signal become one where the signal can just be seen.
         """
         *above, end = self.levels
         if end.sigma == 0:
             end = self.schedule.level(self.schedule.span[0])
-            end = end if end.sigma > 0 else self.schedule.level(self.schedule.time(end.alpha.new_tensor(CLEAN)))
-        above = [at for at in above if at.lam < end.lam]
-        return replace(self, levels=(end, *reversed(above)))
+            end = end if end.sigma > 0 else self._at(CLEAN)
+        seen = [at for at in above if at.lam < end.lam and not at.blind]
+        if len(seen) < len(above) and above[0].blind:
+            seen = [self._at(BLIND + 1e-9), *seen]
+        return replace(self, levels=(end, *reversed(seen)))
+
+    def reversed(self) -> "Grid":
+        """The same levels the other way."""
+        return replace(self, levels=self.levels[::-1])
+
+    def _at(self, lam: float) -> Level:
+        return self.schedule.level(self.schedule.time(torch.tensor(lam, dtype=torch.float64)))
 
 
 CLEAN = 8.0

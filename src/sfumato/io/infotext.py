@@ -3,6 +3,8 @@
 import json
 from typing import Any, Protocol
 
+from sfumato.diffusion.samplers import SAMPLERS
+
 
 class Parameters(Protocol):
     """What is written."""
@@ -13,24 +15,32 @@ class Parameters(Protocol):
     spacing: str | None
     steps: int | None
     guidance: float | None
+    eta: float | None
     seed: int
+    variation_seed: int
+    variation_strength: float
     size: tuple[int, int] | None
-
-
-LABELS = {"ddim": "DDIM", "ddpm": "DDPM", "heun": "Heun", "plms": "PLMS", "dpmpp_2m": "DPM++ 2M"}
+    tiling: bool
+    strength: float | None
 
 
 def write(request: Parameters, model: str) -> str:
     """Prompt, negative prompt and "key: value" pairs, as the field writes them."""
     width, height = request.size or (0, 0)
+    varied = request.variation_strength > 0
     pairs = {
         "Steps": request.steps,
-        "Sampler": LABELS.get(request.sampler or "", request.sampler),
-        "Schedule type": request.spacing,
+        "Sampler": _label(request.sampler),
+        "Schedule type": request.spacing and request.spacing.replace("_", " ").title(),
         "CFG scale": request.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",
         "Model": model,
+        "Denoising strength": request.strength,
+        "Eta": request.eta,
+        "Variation seed": request.variation_seed if varied else None,
+        "Variation seed strength": request.variation_strength if varied else None,
+        "Tiling": request.tiling or None,
         "Version": "sfumato",
     }
     lines = [request.prompt]
@@ -38,6 +48,11 @@ def write(request: Parameters, model: str) -> str:
         lines.append(f"Negative prompt: {request.negative}")
     lines.append(", ".join(f"{k}: {_quoted(v)}" for k, v in pairs.items() if v is not None))
     return "\n".join(lines)
+
+
+def _label(name: str | None) -> str | None:
+    """What others call the sampler, where they have it."""
+    return SAMPLERS[name].label or name if name else name
 
 
 def _quoted(value: Any) -> str:

@@ -59,6 +59,17 @@ def read(path: Path, *, size: int | None = None) -> Tensor:
         raise ValueError(f"{path}: {error}") from None
 
 
+def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
+    """The mask (H, W) of a picture, 1 where it is white and 0 where it is black; halves go to the nearer.
+
+    Cut as the picture `of` is by `read` with the same `size`; ValueError if the files differ in size.
+    """
+    mine, theirs = check(path), check(of)
+    if mine != theirs:
+        raise ValueError(f"{path} is {mine[0]}x{mine[1]} and {of} is {theirs[0]}x{theirs[1]}; a mask has the same size")
+    return (read(path, size=size).mean(0) >= 0).float()
+
+
 def check(path: Path) -> tuple[int, int]:
     """Width and height of a file, from its header alone, pixels not decoded; ValueError as in `decode`."""
     try:
@@ -188,5 +199,7 @@ def _line(error: BaseException) -> str:
 
 
 def digest(image: Tensor | None) -> str:
-    """SHA-256 of the 8-bit pixels of (3, H, W), as hex."""
-    return "" if image is None else hashlib.sha256(to_pil(image).tobytes()).hexdigest()
+    """SHA-256 of the 8-bit pixels of a picture (3, H, W) or a mask (H, W), as hex."""
+    if image is None:
+        return ""
+    return hashlib.sha256(to_pil(image if image.ndim > 2 else image.expand(3, -1, -1)).tobytes()).hexdigest()  # noqa: PLR2004

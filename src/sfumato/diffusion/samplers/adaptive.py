@@ -62,13 +62,13 @@ def _walk(
     schedule, shape = grid.schedule, (-1, *[1] * (x.ndim - 1))
     near = NEAR * (schedule.entries or 1)
     at, end = (level.rows(x) for level in (first, last))
-    h = torch.full_like(at.t, FIRST_STEP)
+    h, way = torch.full_like(at.t, FIRST_STEP), float(torch.sign(end.lam - at.lam).flatten()[0])
     before, asked = x, 0
     while bool((running := (at.t - end.t).abs() > near).any()):
         if (asked := asked + order) > longest:
             raise RuntimeError(f"no step is short enough after {longest} evaluations; the network's answers may be nan")
         h = torch.where(running, h, torch.ones_like(h))  # those that have arrived walk on the spot
-        path = [at, *(schedule.level(schedule.time(at.lam + k / order * h)) for k in range(1, order + 1))]
+        path = [at, *(schedule.level(schedule.time(at.lam + way * k / order * h)) for k in range(1, order + 1))]
         x0 = yield x, at
         lower, higher = yield from single(x, x0, path, form)
         delta = (rtol * torch.maximum(lower.abs(), before.abs())).clamp_min(atol)
@@ -76,7 +76,7 @@ def _walk(
         taken = running & (error <= 1)
         x, before = torch.where(taken, higher, x), torch.where(taken, lower, before)
         at = Level(*(torch.where(taken, new, old) for new, old in zip(path[-1], at, strict=True)))
-        h = torch.minimum(SAFETY * h * error.pow(-1 / order), end.lam - at.lam)
+        h = torch.minimum(SAFETY * h * error.pow(-1 / order), (end.lam - at.lam).abs())
     return x
 
 

@@ -33,7 +33,7 @@ def annealed_langevin(x: Tensor, grid: Grid, *, noise: Noise, step: float = 0.1,
     return x
 
 
-@sampler("langevin", order=1, calls=INNER, closing=INNER, least=20, stochastic=True)
+@sampler("langevin", order=None, calls=INNER, closing=INNER, least=20, stochastic=True)
 def langevin(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Annealed Langevin dynamics with five inner steps (Song & Ermon 2019, alg. 1) and the final denoising step."""
     return (yield from annealed_langevin(x, grid, noise=noise))
@@ -69,7 +69,7 @@ def consistent_annealed(
     return x
 
 
-@sampler("cas", order=1, closing=1, least=2, stochastic=True)
+@sampler("cas", order=None, closing=1, least=2, stochastic=True)
 def cas(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, alg. 2), with a fifth of the noise fresh."""
     return (yield from consistent_annealed(x, grid, noise=noise))

@@ -22,7 +22,7 @@ class Entry:
 
     name: str
     run: Callable[..., Sampler]
-    order: int  # of convergence to the exact flow; of the deterministic form if the sampler is stochastic
+    order: int | None  # of convergence to the exact flow, without fresh noise if it adds any; None if it follows none
     calls: int = 1  # network evaluations a step
     extra: tuple[int, ...] = ()  # evaluations more in the first steps
     closing: int = 0  # evaluations more at the last noisy level, before a clean end
@@ -31,6 +31,7 @@ class Entry:
     adaptive: bool = False  # it takes its own steps between the ends of the grid
     consistent: bool = False  # its guess is where the flow ends (a consistency model), not the mean
     learned: bool = False  # it reads the spread and the push of an Estimate
+    needs_spread: bool = False  # it cannot do without the spread
     label: str = ""  # in the infotext of A1111's web UI
     also: tuple[str, ...] = ()  # the names that other tools use
 
@@ -54,7 +55,9 @@ class Entry:
 SAMPLERS: Registry[Entry] = Registry("sampler")
 
 
-def sampler(name: str, *, order: int, **promises: Any) -> Callable[[Callable[..., Sampler]], Callable[..., Sampler]]:
+def sampler(
+    name: str, *, order: int | None, **promises: Any
+) -> Callable[[Callable[..., Sampler]], Callable[..., Sampler]]:
     """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic; see Entry for promises."""
 
     def add(run: Callable[..., Sampler]) -> Callable[..., Sampler]:

@@ -55,7 +55,7 @@ def ddpm_large(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     return (yield from _ancestral(x, grid, noise, "large"))
 
 
-@sampler("ddpm_learned", order=1, stochastic=True, learned=True)
+@sampler("ddpm_learned", order=1, stochastic=True, learned=True, needs_spread=True)
 def ddpm_learned(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Ancestral sampling with the variance that the network learnt (Nichol & Dhariwal 2021, eq. 15).
 
@@ -64,7 +64,7 @@ def ddpm_learned(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     return (yield from _ancestral(x, grid, noise, "learned"))
 
 
-@sampler("lcm", order=1, stochastic=True, consistent=True, label="LCM", also=("LCMScheduler",))
+@sampler("lcm", order=None, stochastic=True, consistent=True, label="LCM", also=("LCMScheduler",))
 def lcm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Multistep consistency sampling: to the end of the flow and back up with fresh noise (Song et al. 2023, alg. 1;
     Luo et al. 2023). For networks that answer where the flow ends."""

@@ -64,7 +64,12 @@ def dpm2_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
 
 
 @sampler(
-    "dpmpp_2s_a", order=2, calls=2, stochastic=True, label="DPM++ 2S a", also=("k_dpmpp_2s_a", "dpmpp_2s_ancestral")
+    "dpmpp_2s_a",
+    order=2,
+    calls=2,
+    stochastic=True,
+    label="DPM++ 2S a",
+    also=("k_dpmpp_2s_a", "dpmpp_2s_ancestral", "dpm++2s_a"),
 )
 def dpmpp_2s_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
     """DPM-Solver++(2S) with the noise of the ancestral chain (Lu et al. 2022, alg. 1): the clean guess half-way."""
