@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from console import Run, Said
 
 import tiny
@@ -33,6 +34,7 @@ def home(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     picture = (0.5 * inp("init", 3, 16, 16)).clamp(-1, 1)
     for name in ("init.png", "captioned/0.png", "broken/0.png", "bare/0.png"):
         pictures.save_png(picture, tmp_path / name, {})
+    pictures.save_png(torch.zeros(3, 16, 24), tmp_path / "wide.png", {})
     for name, text in {
         "empty.txt": "\n  \n",
         "not-a-picture.png": "hello",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from console import Run
 from PIL import Image
 
@@ -83,7 +84,13 @@ def test_a_picture_says_how_it_was_made(sfumato: Run, home: Path) -> None:
             "seed": 7,
             "n": 1,
             "size": [24, 16],
-            "strength": 0.6,
+            "rescale": 0.0,
+            "variation_seed": 0,
+            "variation_strength": 0.0,
+            "tiling": False,
+            "feather": 2,
+            "inversion": False,
+            "source": "",
         },
     }
     with Image.open(path) as picture:
@@ -169,6 +176,43 @@ def test_a_changed_picture_is_noticed(sfumato: Run, home: Path) -> None:
     assert sfumato("reproduce", path, "--model", "emoji").out == "largest pixel difference: 40 of 255\n"
 
 
+def test_a_masked_and_extended_picture_keeps_its_pixels_and_is_made_again(sfumato: Run, home: Path) -> None:
+    picture, white = pictures.read(home / "init.png"), torch.full((3, 16, 16), -1.0)
+    white[:, 4:9, 4:9] = 1
+    pictures.save_png(white, home / "mask.png", {})
+    common = ("generate", "x", "--seed", 1, "--init", "init.png", "--mask", "mask.png", "--steps", 3)
+    assert sfumato(*common).code == 0
+    assert sfumato(*common, "--extend", "0,8,8,0", "--out", "wide").code == 0
+    for path, place in (("pictures/x-1.png", (0, 0)), ("wide/x-1.png", (8, 0))):
+        top, left = place
+        made_ = pictures.read(home / path)[:, top : top + 16, left : left + 16]
+        kept = white < 0
+        assert torch.equal(made_[kept], picture[kept])
+        assert not torch.equal(made_, picture)
+        again = ("reproduce", path, "--model", "emoji", "--init", "init.png")
+        assert sfumato(*again, "--mask", "mask.png").out == "largest pixel difference: 0 of 255\n"
+        assert "was painted through a mask; give it with --mask" in sfumato(*again).err
+        assert "its pixels differ" in sfumato(*again, "--mask", "init.png").err
+    assert pictures.read(home / "wide/x-1.png").shape == (3, 24, 24)
+
+
+def test_variations_of_a_seed_are_told_apart(sfumato: Run, home: Path) -> None:
+    said = sfumato("generate", "x", "--seed", 1, "-n", 2, "--variation-strength", 0.3, "--variation-seed", 5)
+    assert re.findall(r"\(seed 1, variation (\d)\)", said.out) == ["5", "6"]
+    with Image.open(home / "pictures/x-1_2.png") as picture:
+        assert "Variation seed: 6, Variation seed strength: 0.3" in picture.info["parameters"]
+    assert sfumato("reproduce", home / "pictures/x-1_2.png", "--model", "emoji").out.startswith(
+        "largest pixel difference: "
+    )
+
+
+def test_a_sampler_by_another_tools_name(sfumato: Run, home: Path) -> None:
+    assert sfumato("generate", "x", "--seed", 1, "--sampler", "DPM++ 2M Karras", "--tiling").code == 0
+    found = pictures.parameters_of(home / "pictures/x-1.png")["request"]
+    assert (found["sampler"], found["spacing"], found["tiling"]) == ("dpmpp_2m", "karras", True)
+    assert "too smooth" in sfumato("generate", "x", "--seed", 1, "--sampler", "LCM").err
+
+
 # Lists ----------------------------------------------------------------------------------------------------
 
 
@@ -176,8 +220,15 @@ def test_samplers(sfumato: Run) -> None:
     rows = json.loads(sfumato("samplers", "--json").out)
     assert [row["name"] for row in rows] == list(SAMPLERS)
     assert all(row["order"] == SAMPLERS[row["name"]].order and row["about"] for row in rows)
-    table = sfumato("samplers").out.splitlines()
-    assert [row.split()[0] for row in table if row.split() and row.split()[0] in SAMPLERS] == list(SAMPLERS)
+    table = sfumato("samplers").out
+    assert re.findall(r"^(\w+) +[\d-]+ +(?:\d+|varies) +(?:none|fresh) +from \d+", table, re.MULTILINE) == list(
+        SAMPLERS
+    )
+    names = {"dpmpp_2m": "DPMSolverMultistepScheduler", "euler_a": "Euler a", "dpm2_a": "dpm_2_ancestral"}
+    for name, other in names.items():
+        assert other in next(row["also"] for row in rows if row["name"] == name)
+        assert sfumato("samplers", other).out.split("\n")[1].startswith(f"{name} ")
+    assert "Lu et al. 2022, alg. 2" in sfumato("samplers", "DPM++ 2M").out
 
 
 def test_models(sfumato: Run) -> None:

@@ -127,9 +127,19 @@ def test_the_line_for_other_tools() -> None:
     assert infotext.write(request, "emoji") == (
         "a red apple, 3d\n"
         "Negative prompt: blur\n"
-        "Steps: 20, Sampler: DPM++ 2M, Schedule type: trailing, CFG scale: 3.5, Seed: 7, Size: 64x48, "
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Trailing, CFG scale: 3.5, Seed: 7, Size: 64x48, "
         "Model: emoji, Version: sfumato"
     )
+    varied = request.model_copy(
+        update={"sampler": "dpmpp_2m_sde", "spacing": "align_your_steps", "strength": 0.75, "eta": 0.5, "tiling": True}
+        | {"variation_seed": 9, "variation_strength": 0.1}
+    )
+    assert infotext.write(varied, "emoji").splitlines()[2] == (
+        "Steps: 20, Sampler: DPM++ 2M SDE, Schedule type: Align Your Steps, CFG scale: 3.5, Seed: 7, Size: 64x48, "
+        "Model: emoji, Denoising strength: 0.75, Eta: 0.5, Variation seed: 9, Variation seed strength: 0.1, "
+        "Tiling: True, Version: sfumato"
+    )
+    assert "Sampler: dpmpp_3m," in infotext.write(request.model_copy(update={"sampler": "dpmpp_3m"}), "emoji")
     bare = infotext.write(Request(prompt="x", sampler="ddim", size=(8, 8)), 'my, "own": one')
     assert bare == 'x\nSampler: DDIM, Seed: 0, Size: 8x8, Model: "my, \\"own\\": one", Version: sfumato'
 

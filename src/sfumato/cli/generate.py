@@ -98,7 +98,11 @@ def run(arguments: Sequence[str]) -> int:
         for remark in _remarks(result, loaded.file.config.resolution):
             console.print(remark, markup=False)
         for image, one in zip(result.images, result.requests, strict=True):
-            parameters = {"format": 1, "model": _identity(loaded), "request": one.model_dump(mode="json")}
+            parameters = {
+                "format": 1,
+                "model": _identity(loaded),
+                "request": one.model_dump(mode="json", exclude_none=True),
+            }
             if asked.init is not None:
                 parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
             if asked.mask is not None:

@@ -36,9 +36,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     console = Console(highlight=False, markup=False)
     table = Table(box=None, pad_edge=False)
-    for title, align in (("name", "left"), ("order", "right"), ("calls a step", "right"), ("noise", "left")):
-        table.add_column(title, justify=align, no_wrap=True)
-    table.add_column("steps", no_wrap=True)
+    for title in ("name", "order", "calls a step", "noise", "steps"):
+        table.add_column(title, no_wrap=True)
     table.add_column("other names", overflow="fold")
     for row in rows:
         noise = "fresh" if row["stochastic"] else "none"

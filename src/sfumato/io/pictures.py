@@ -64,10 +64,17 @@ def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
 
     Cut as the picture `of` is by `read` with the same `size`; ValueError if the files differ in size.
     """
-    mine, theirs = check(path), check(of)
+    mine, theirs = (_sides(file) for file in (path, of))
     if mine != theirs:
         raise ValueError(f"{path} is {mine[0]}x{mine[1]} and {of} is {theirs[0]}x{theirs[1]}; a mask has the same size")
     return (read(path, size=size).mean(0) >= 0).float()
+
+
+def _sides(path: Path) -> tuple[int, int]:
+    try:
+        return check(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check(path: Path) -> tuple[int, int]:
