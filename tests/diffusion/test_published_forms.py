@@ -971,7 +971,8 @@ def test_lms_is_exact_for_a_noise_that_is_a_cubic_in_sigma_over_alpha(path: Sche
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_deis_is_exact_for_a_noise_that_is_a_cubic_in_the_clock(degree: int) -> None:
     """On the flow: with s = t / (1 - t) and u = 1 - t, the integral of (1 - u)^k d(1 / u) in closed form."""
-    grid = between(SCHEDULES["flow"](), *(SCHEDULES["flow"]().level(t) for t in (0.9, 0.2)), 9, even_in="time")
+    path = SCHEDULES["flow"]()
+    grid = between(path, path.level(0.9), path.level(0.2), 9, even_in="time")
     curve = Polynomial([0.3, -0.4, 0.25, 0.1][: degree + 1])
 
     def whole(t: float) -> float:  # the antiderivative of curve(t) / (1 - t)^2
