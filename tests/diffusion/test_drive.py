@@ -27,17 +27,17 @@ SD = scaled_linear()
 
 @dataclass
 class Network:
-    """Hears clock, vector and picture, row by row; counts its calls and the rows of each."""
+    """Hears clock, vector and picture, row by row, and learnt a spread; counts its calls and the rows of each."""
 
     rows: list[int] = field(default_factory=list)
 
     def __call__(self, x: Tensor, t: Tensor, tokens: None, mask: None, vector: Tensor, maps: None) -> Tensor:
         self.rows.append(len(x))
-        return x * (t / 2000).double()[:, None, None, None] + vector[..., None, None]
+        return torch.cat([x * (t / 2000).double()[:, None, None, None] + vector[..., None, None], x.tanh()], dim=1)
 
 
 def denoiser() -> Denoiser:
-    return Denoiser(Network(), SD, Prediction.V)
+    return Denoiser(Network(), SD, Prediction.V, learned=True)
 
 
 def picture(n: int, seed: int) -> Tensor:
@@ -48,17 +48,18 @@ def told(n: int, value: float) -> Cond:
     return Cond(vector=torch.full((n, 3), value, dtype=torch.float64))
 
 
-def guide(kind: str, n: int) -> Guide:
+def guide(kind: str, n: int, *, spread: bool = False) -> Guide:
     cond, null = told(n, 0.5), told(n, 0.0)
     match kind:
         case "plain":
-            return conditional(cond)
+            return conditional(cond, spread=spread)
         case "guided":
-            return guided(cond, null, scale=4.0)
+            return guided(cond, null, scale=4.0, spread=spread)
         case "in an interval":
-            return guided(cond, null, scale=2.5, interval=(-1.5, 0.5))
+            return guided(cond, null, scale=2.5, interval=(-1.5, 0.5), spread=spread)
         case "inpainted":
-            return inpainted(guided(cond, null, scale=3.0, rescale=0.7), picture(n, 5), (picture(n, 6) > 0).double())
+            inner = guided(cond, null, scale=3.0, rescale=0.7, spread=spread)
+            return inpainted(inner, picture(n, 5), (picture(n, 6) > 0).double())
     raise AssertionError(kind)
 
 
@@ -75,7 +76,8 @@ class Wish:
     def job(self) -> Job:
         x = picture(self.n, self.seed)
         noise = seeded(range(self.seed, self.seed + self.n))
-        return Job(started(SAMPLERS[self.sampler], x, trailing(SD, self.steps), noise), guide(self.kind, self.n))
+        entry = SAMPLERS[self.sampler]
+        return Job(started(entry, x, trailing(SD, self.steps), noise), guide(self.kind, self.n, spread=entry.learned))
 
     def alone(self) -> list[Asked | Tensor]:
         job = self.job()
@@ -94,7 +96,7 @@ wishes = st.builds(
 
 def same(one: Asked | Tensor | None, two: Asked | Tensor | None) -> bool:
     if isinstance(one, Asked) and isinstance(two, Asked):
-        return one.at == two.at and torch.equal(one.x0, two.x0)
+        return all(torch.equal(a, b) for a, b in zip((*one.at, one.x0), (*two.at, two.x0), strict=True))
     return isinstance(one, Tensor) and isinstance(two, Tensor) and torch.equal(one, two)
 
 
@@ -285,7 +287,7 @@ def test_a_network_that_fails_frees_all_and_its_error_comes_through() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        list(answer_all(jobs, Denoiser(broken, SD, Prediction.V)))
+        list(answer_all(jobs, Denoiser(broken, SD, Prediction.V, learned=True)))
     assert [s.gi_frame for s in samplers] == [None] * len(samplers)
     assert all(g.gi_frame is None for guide_ in guides for g in guide_.guesses)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from fill import inp
-from mixture import PATHS, THREE, between, f64
+from mixture import PATHS, THREE, between, f64, row_by_row
 from sfumato.cond import Cond
 from sfumato.diffusion.denoiser import Denoise, Denoiser, Estimate
 from sfumato.diffusion.grid import Grid, trailing
@@ -297,8 +297,8 @@ def test_a_learned_variance_goes_from_the_small_to_the_large(path: Schedule) -> 
 def test_the_bound_of_a_sample_does_not_depend_on_its_batch_mates() -> None:
     x0 = THREE.draw(4, seed=1).clamp(-1, 1)
     grid = trailing(DDPM, 20)
-    together = bits(variational_bound(x0, grid, noise=seeded([4, 5, 6, 7])), THREE.row_by_row)
-    alone = bits(variational_bound(x0[2:3], grid, noise=seeded([6])), THREE.row_by_row)
+    together = bits(variational_bound(x0, grid, noise=seeded([4, 5, 6, 7])), row_by_row(THREE.x0))
+    alone = bits(variational_bound(x0[2:3], grid, noise=seeded([6])), row_by_row(THREE.x0))
     for many, one in zip(together, alone, strict=True):
         torch.testing.assert_close(many[2:3], one, rtol=1e-14, atol=1e-15)
 
@@ -431,8 +431,8 @@ def test_the_density_of_a_sample_does_not_depend_on_its_batch_mates(estimated: b
     a, b = stretch(path)
     grid, x = between(path, a, b, 4, even_in="lam"), at_level(b, 4)
     many, one = (seeded([4, 5, 6, 7]), seeded([6])) if estimated else (None, None)
-    together = flow_log_density(x, grid, THREE.row_by_row, noise=many)
-    alone = flow_log_density(x[2:3], grid, THREE.row_by_row, noise=one)
+    together = flow_log_density(x, grid, row_by_row(THREE.x0), noise=many)
+    alone = flow_log_density(x[2:3], grid, row_by_row(THREE.x0), noise=one)
     torch.testing.assert_close(together[2:3], alone, rtol=1e-14, atol=0)
 
 
