@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mixture import PATHS
 from sfumato.diffusion.grid import SPACINGS, Grid
+from sfumato.diffusion.level import BLIND
 from sfumato.diffusion.schedule import Schedule
 
 every_spacing = pytest.mark.parametrize("name", list(SPACINGS))
@@ -96,10 +97,18 @@ def test_the_way_up_is_the_way_down_reversed_and_has_noise_everywhere(name: str,
     up = grid.upward()
     lams = torch.stack([at.lam for at in up.levels])
     assert (lams.diff() < 0).all()
-    assert all(at.sigma > 0 for at in up.levels)
-    noisy = [at for at in grid.levels if at.sigma > 0]
-    assert up.levels[-1] == grid.levels[0]
-    assert up.levels[-len(noisy) + 1 :] == tuple(reversed(noisy))[1:]  # all but the cleanest, which may be another
+    assert all(at.sigma > 0 and not at.blind for at in up.levels)
+    assert up.reversed().levels == up.levels[::-1]
+    seen = [at for at in grid.levels if at.sigma > 0 and not at.blind]
+    end = up.levels[-1]
+    if grid.levels[0].blind:  # then the way ends where the signal is just seen
+        assert float(end.lam) == pytest.approx(BLIND, abs=1e-6)
+        torch.testing.assert_close(torch.stack(end), torch.stack(grid.schedule.level(end.t)))
+    else:
+        assert end == grid.levels[0]
+    ours = [at for at in up.levels if at is not end or not grid.levels[0].blind]
+    assert ours[1:] == seen[::-1][-len(ours) + 1 :]  # all but the cleanest, which may be another
+    assert len(ours) >= len(seen)
 
 
 @every_spacing

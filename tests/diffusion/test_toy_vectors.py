@@ -201,10 +201,11 @@ def test_consistent_annealed_sampling_has_the_published_constants(
     assert fresh_share(path, epsilon / low**2) == pytest.approx(beta, abs=1e-8)
     if bounds is not None:
         assert (low**2 * (1 - gamma), low**2 * (1 + gamma)) == pytest.approx(bounds, rel=1e-4)
-    inside, outside = 1 - gamma + 1e-6, (1 - gamma - 1e-6, 1 + gamma + 1e-6, 0.0, -0.1)
-    assert 0 < fresh_share(path, inside) < 0.01
+    outside = (1 - gamma - 1e-6, 1 + gamma + 1e-6, 0.0, -0.1)
+    for inside in (1 - gamma + 1e-6, 1 + gamma - 1e-6):
+        assert 0 < fresh_share(path, inside) < 0.01
     for step in outside:
-        with pytest.raises(ValueError, match="does not fit levels that fall by"):
+        with pytest.raises(ValueError, match="is out of range; on this grid it goes from"):
             fresh_share(path, step)
 
 

@@ -62,7 +62,7 @@ def _walk(
     schedule, shape = grid.schedule, (-1, *[1] * (x.ndim - 1))
     near = NEAR * (schedule.entries or 1)
     at, end = (level.rows(x) for level in (first, last))
-    h, way = torch.full_like(at.t, FIRST_STEP), float(torch.sign(end.lam - at.lam).flatten()[0])
+    h, way = (end.lam - at.lam).abs().clamp_max(FIRST_STEP), float(torch.sign(end.lam - at.lam).flatten()[0])
     before, asked = x, 0
     while bool((running := (at.t - end.t).abs() > near).any()):
         if (asked := asked + order) > longest:

@@ -45,8 +45,9 @@ def consistent_annealed(
     """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, alg. 2): the plain move with fresh = beta sigma'.
 
     `step` is their eta = epsilon / sigma_L^2, which fixes beta = sqrt(1 - ((1 - eta) / gamma)^2) for levels whose sigma
-    falls by the factor gamma; ValueError if 1 - eta is not within (0, gamma]. Without it beta is the same at all steps,
-    and 1 - eta = gamma sqrt(1 - beta^2). The last level also takes a step, without noise; then comes the denoising one.
+    falls by the factor gamma; ValueError if eta is not from 1 - gamma to 1 + gamma. Without it beta is the same at all
+    steps, and 1 - eta = gamma sqrt(1 - beta^2). The last level also takes a step, without noise; then comes the
+    denoising one.
     """
     kept = 1.0  # 1 - eta
     for a, b in grid.steps():
@@ -55,14 +56,15 @@ def consistent_annealed(
             x = move(x, a, b, x0=x0)
             continue
         if b.sigma > 0:
-            gamma = torch.exp(a.lam - b.lam)
-            kept = float(gamma) * math.sqrt(1 - beta**2) if step is None else 1 - step
-            if not 0 < kept <= float(gamma) * (1 + 1e-12):
+            gamma = float(torch.exp(a.lam - b.lam))
+            kept = gamma * math.sqrt(1 - beta**2) if step is None else 1 - step
+            if not abs(kept) <= gamma * (1 + 1e-12):
                 raise ValueError(
-                    f"1 - step is {kept:.6g}; it must be above 0, and at most {float(gamma):.6g} on this grid"
+                    f"step {step} is out of range; on this grid it goes from {1 - gamma:.6g} to {1 + gamma:.6g}"
                 )
-            fresh = b.sigma * (1 - (kept / gamma) ** 2).clamp_min(0).sqrt()
-            x = move(x, a, b, x0=x0, fresh=fresh, noise=noise)
+            share = kept / gamma  # of the noise at b that is old
+            fresh = b.sigma * math.sqrt(max(0.0, 1 - share**2))
+            x = move(x, a, b, x0=x0, fresh=fresh, kept=share * b.sigma, noise=noise)
         else:
             x = move(x, a, a, x0=x0, kept=kept * a.sigma)
             x = move(x, a, b, x0=(yield x, a))

@@ -97,11 +97,13 @@ def dpmpp_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampl
             x = move(x, a, b, x0=x0, fresh=fresh, noise=noise)
             continue
         m = grid.middle(a, b)
-        first = noise(x)
-        y = move(x, a, m, x0=x0, fresh=eta * posterior_std(a, m), noise=lambda _, z=first: z)
+        z = noise(x) if eta > 0 else torch.zeros_like(x)
+        y = move(x, a, m, x0=x0, fresh=eta * posterior_std(a, m), noise=lambda _, z=z: z)
         guess = yield y, m
-        whole = _carried(a, m, b) * first + (1 - _carried(a, m, b) ** 2).clamp_min(0).sqrt() * noise(x)
-        x = move(x, a, b, x0=guess, fresh=fresh, noise=lambda _, z=whole: z)
+        if eta > 0:
+            carried = _carried(a, m, b)
+            z = carried * z + (1 - carried**2).clamp_min(0).sqrt() * noise(x)
+        x = move(x, a, b, x0=guess, fresh=fresh, noise=lambda _, z=z: z)
     return x
 
 
