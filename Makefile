@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo setup test slow lint bench train
+.PHONY: demo setup test slow lint bench bench-samplers train
 
 demo: .venv/ready
 	$(RUN)sfumato generate "a red apple, 3d" --seed 7 --out pictures
@@ -11,7 +11,7 @@ demo: .venv/ready
 setup: .venv/dev
 
 test: .venv/dev
-	$(RUN)python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2
 
 slow: .venv/dev
 	$(RUN)python -m pytest -m slow
@@ -24,6 +24,9 @@ lint: .venv/dev
 
 bench: .venv/ready
 	$(RUN)python benchmarks/generate.py
+
+bench-samplers: .venv/dev
+	$(RUN)python benchmarks/samplers.py --out docs/pictures/samplers.png
 
 train: .venv/ready
 	$(RUN)sfumato train emoji --out runs/emoji

@@ -305,3 +305,16 @@ def test_steps_yields_each_clean_guess_and_then_the_sample() -> None:
     assert [float(a.at.t) for a in asked if isinstance(a, Asked)] == [999, 749, 499, 249]
     assert all(a.x0 is x0 for a, x0 in zip(asked, seen, strict=True) if isinstance(a, Asked))
     assert same(sample, seen[-1])  # DDIM's last step goes to the clean guess
+
+
+def test_an_id_that_is_given_another_job_runs_that_and_frees_the_first() -> None:
+    first, second = Wish("ddim", 5, 1, "plain", 0).job(), Wish("heun", 3, 1, "guided", 1)
+    jobs = {"a": first}
+    answers = []
+    for a in answer_all(jobs, denoiser()):
+        answers.append(a)
+        if len(answers) == 2:
+            jobs["a"] = second.job()
+    assert first.sampler.gi_frame is None
+    got = of(answers[2:], "a")
+    assert all(same(a, b) for a, b in zip(got, second.alone(), strict=True))

@@ -37,8 +37,7 @@ class Generate:
     sampler: Name = None
     """See: sfumato samplers. The names of other tools are understood, "DPM++ 2M Karras" too."""
     spacing: Name = None
-    """How the steps are spaced: trailing, linspace, karras, exponential, align_your_steps, logsnr, quadratic, leading,
-    uniform and their kin. With less than ten steps the first two are best."""
+    """How the steps are spaced: trailing, linspace, karras, exponential and more; an unknown name lists them all."""
     steps: Int = None
     """Sampling steps, up to 1000."""
     guidance: Number = None
