@@ -23,6 +23,7 @@ from sfumato.diffusion.samplers import SAMPLERS, Entry, start
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
 from sfumato.latents.canvas import Canvas
+from sfumato.latents.kl import KLFirstStage
 from sfumato.models.config import Closed, complaint
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
@@ -82,7 +83,7 @@ class Request(Closed):
         match = FUSED.match(name) if isinstance(name, str) and name not in SAMPLERS else None
         if match is None or match[1] not in SAMPLERS:
             return given
-        if given.get("spacing") not in (None, match[2].lower()):
+        if given.get("spacing") is not None and SPACINGS.name(given["spacing"]) != match[2].lower():
             raise ValueError(
                 f"sampler '{name}' has its spacing in its name, and spacing is '{given['spacing']}'; say one"
             )
@@ -182,7 +183,10 @@ def sample(
     model, entry = loaded.model, SAMPLERS[common.sampler]
     options = _options(common, entry, model)
     noise = seeded([r.seed for r in requests])
-    run = _Run(model, entry, options, seamless(model.denoiser) if common.tiling else model.denoiser, noise)
+    denoiser, first_stage = model.denoiser, model.first_stage
+    if common.tiling:
+        denoiser, first_stage = seamless(denoiser), seamless(first_stage)
+    run = _Run(model, entry, options, noise, denoiser, first_stage)
     shape = model.latent_shape(*common.size)
     prompts = [r.prompt for r in requests]
     tokens = max(model.conditioner.count(list(set(prompts))))
@@ -191,16 +195,14 @@ def sample(
     grid = SPACINGS[common.spacing](model.denoiser.schedule, common.steps)
     fresh = _varied(noise(torch.empty(len(requests), *shape)), requests)
     cond, null = (model.conditioner.of(texts) for texts in (prompts, [r.negative for r in requests]))
-    spread = entry.learned and model.denoiser.learned
-    guide = guided(cond, null, scale=common.guidance, rescale=common.rescale, spread=spread)
+    guide = guided(cond, null, scale=common.guidance, rescale=common.rescale)
     if canvas is None:
         begun = _Begun(grid.levels[0].sigma * fresh, grid, guide)
     else:
         begun = yield from _begin(run, canvas, common, grid, fresh, guide)
     run.expect(begun.grid)
     latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
-    decoder = seamless(model.first_stage) if common.tiling else model.first_stage
-    images = decoder.decode(latents).clamp(-1, 1)
+    images = run.first_stage.decode(latents).clamp(-1, 1)
     images = images if canvas is None else canvas.pasted(images, common.feather)
     seconds = time.perf_counter() - began
     unknown = model.conditioner.unknown(prompts)
@@ -227,8 +229,9 @@ class _Run:
     model: LatentDiffusion
     entry: Entry
     options: dict[str, float]
-    denoiser: Denoiser
     noise: Noise
+    denoiser: Denoiser
+    first_stage: KLFirstStage
     done: int = 0
     total: int | None = None
 
@@ -262,7 +265,7 @@ def _begin(
 ) -> Generator[Preview, None, _Begun]:
     """At a given picture with part of the noise, or with the noise that paints it."""
     assert request.strength is not None
-    grid, first_stage = grid.part(request.strength), run.model.first_stage
+    grid, first_stage = grid.part(request.strength), run.first_stage
     z = first_stage.encode(canvas.picture[None]).expand_as(fresh)
     hole = canvas.latent_hole(first_stage.factor)
     guide = guide if hole is None else inpainted(guide, z, 1 - hole)
@@ -320,9 +323,9 @@ def _options(request: Request, entry: Entry, model: LatentDiffusion) -> dict[str
         )
     if entry.needs_spread and not model.denoiser.learned:
         raise ValueError(f"sampler '{entry.name}' needs a network that learnt its variance, which this one did not")
-    if request.inversion and entry.stochastic:
+    if request.inversion and (entry.stochastic or request.eta or request.churn):
         raise ValueError(
-            f"sampler '{entry.name}' adds fresh noise, so it cannot be run backwards; try ddim or dpmpp_2m"
+            f"sampler '{entry.name}' adds fresh noise, so it cannot be run backwards; try ddim or dpmpp_2m as they are"
         )
     options = {name: getattr(request, name) for name in ("eta", "churn") if getattr(request, name) is not None}
     for name in options:

@@ -228,7 +228,7 @@ def test_samplers(sfumato: Run) -> None:
     for name, other in names.items():
         assert other in next(row["also"] for row in rows if row["name"] == name)
         assert sfumato("samplers", other).out.split("\n")[1].startswith(f"{name} ")
-    assert "Lu et al. 2022, alg. 2" in sfumato("samplers", "DPM++ 2M").out
+    assert "Lu et al. 2022b, alg. 2" in sfumato("samplers", "DPM++ 2M").out
 
 
 def test_models(sfumato: Run) -> None:

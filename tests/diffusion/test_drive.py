@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sfumato.cond import Cond
-from sfumato.diffusion.denoiser import Denoiser, Guess, Guide, Query
+from sfumato.diffusion.denoiser import Denoiser, Estimate, Guess, Guide, Query
 from sfumato.diffusion.drive import Answer, Asked, Job, answer, answer_all, steps
 from sfumato.diffusion.grid import Grid, trailing
 from sfumato.diffusion.guidance import conditional, guided, inpainted
@@ -48,17 +48,17 @@ def told(n: int, value: float) -> Cond:
     return Cond(vector=torch.full((n, 3), value, dtype=torch.float64))
 
 
-def guide(kind: str, n: int, *, spread: bool = False) -> Guide:
+def guide(kind: str, n: int) -> Guide:
     cond, null = told(n, 0.5), told(n, 0.0)
     match kind:
         case "plain":
-            return conditional(cond, spread=spread)
+            return conditional(cond)
         case "guided":
-            return guided(cond, null, scale=4.0, spread=spread)
+            return guided(cond, null, scale=4.0)
         case "in an interval":
-            return guided(cond, null, scale=2.5, interval=(-1.5, 0.5), spread=spread)
+            return guided(cond, null, scale=2.5, interval=(-1.5, 0.5))
         case "inpainted":
-            inner = guided(cond, null, scale=3.0, rescale=0.7, spread=spread)
+            inner = guided(cond, null, scale=3.0, rescale=0.7)
             return inpainted(inner, picture(n, 5), (picture(n, 6) > 0).double())
     raise AssertionError(kind)
 
@@ -77,7 +77,7 @@ class Wish:
         x = picture(self.n, self.seed)
         noise = seeded(range(self.seed, self.seed + self.n))
         entry = SAMPLERS[self.sampler]
-        return Job(started(entry, x, trailing(SD, self.steps), noise), guide(self.kind, self.n, spread=entry.learned))
+        return Job(started(entry, x, trailing(SD, self.steps), noise), guide(self.kind, self.n))
 
     def alone(self) -> list[Asked | Tensor]:
         job = self.job()
@@ -298,7 +298,7 @@ def test_steps_yields_each_clean_guess_and_then_the_sample() -> None:
     denoise = denoiser().bind(job.guide)
 
     def watch(x: Tensor, at: Level) -> Tensor:
-        seen.append(denoise(x, at))
+        seen.append(Estimate.of(denoise(x, at)).x0)
         return seen[-1]
 
     *asked, sample = list(steps(job.sampler, watch))

@@ -194,7 +194,7 @@ def test_known_pixels_come_out_identical(entry: Entry, name: str) -> None:
         guess = THREE.x0(rows, at).reshape(len(x), 2, 2, 3).movedim(-1, 1)
         return torch.cat([guess, x.tanh()], dim=1)  # with a learnt spread
 
-    guide = inpainted(conditional(Cond(), spread=entry.learned), known, mask)
+    guide = inpainted(conditional(Cond()), known, mask)
     denoise = Denoiser(net, PATHS[name], Prediction.X0, learned=True).bind(guide)
     sample = answer(started(entry, picture(3), grid, seeded([1, 2])), denoise)
     where = mask.bool()  # a mean of noise guesses, as in PLMS and Heun, means the known pixel up to rounding
@@ -208,8 +208,8 @@ def test_samples_at_scale_one_are_those_of_the_plain_condition() -> None:
         one, two = (
             answer(started(entry, x, grid, seeded([1, 2])), LEARNED.bind(guide))
             for guide in (
-                guided(RED, NONE, scale=1.0, spread=entry.learned),
-                conditional(RED, spread=entry.learned),
+                guided(RED, NONE, scale=1.0),
+                conditional(RED),
             )
         )
         assert torch.equal(one, two)
@@ -255,7 +255,7 @@ def rows(at: Level, i: int) -> Level:
 
 
 def test_a_conditional_guess_with_spread_is_the_estimate_of_the_network() -> None:
-    guess, asked = settle(conditional(RED, spread=True), picture(), of=LEARNED)
+    guess, asked = settle(conditional(RED), picture(), of=LEARNED)
     assert asked == [[RED]]
     right = LEARNED.estimate(picture(), AT, RED)
     assert torch.equal(guess.x0, right.x0)
@@ -266,18 +266,15 @@ def test_a_conditional_guess_with_spread_is_the_estimate_of_the_network() -> Non
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_guided_with_spread_guides_x0_and_keeps_the_spread_of_the_conditional_answer(scale: float) -> None:
-    guess, asked = settle(guided(RED, NONE, scale=scale, rescale=0.5, spread=True), picture(), of=LEARNED)
-    bare, _ = settle(guided(RED, NONE, scale=scale, rescale=0.5), picture(), of=LEARNED)
+    guess, asked = settle(guided(RED, NONE, scale=scale, rescale=0.5), picture(), of=LEARNED)
+    red, none = LEARNED.ask([Query(picture(), AT, cond) for cond in (RED, NONE)])
     assert asked == ([[RED]] if scale == 1 else [[NONE, RED]])
-    assert torch.equal(guess.x0, bare)
-    assert same(guess.spread, LEARNED.estimate(picture(), AT, RED).spread)
-    assert not same(guess.spread, LEARNED.estimate(picture(), AT, NONE).spread)
-
-
-def test_a_guide_with_spread_is_refused_by_a_network_that_learnt_none() -> None:
-    for guide in (conditional(RED, spread=True), guided(RED, NONE, scale=2.0, spread=True)):
-        with pytest.raises(ValueError, match="did not learn its variance"):
-            settle(guide, picture())
+    further = none.x0 + scale * (red.x0 - none.x0)
+    deviation = [x.std(dim=(1, 2, 3), keepdim=True) for x in (red.x0, further)]
+    expected = red.x0 if scale == 1 else further * (0.5 + 0.5 * deviation[0] / deviation[1])
+    torch.testing.assert_close(guess.x0, expected, rtol=1e-12, atol=1e-12)
+    assert same(guess.spread, red.spread)
+    assert not same(guess.spread, none.spread)
 
 
 @pytest.mark.parametrize("spread", [False, True])
@@ -292,12 +289,13 @@ def test_each_sample_is_guided_in_the_interval_as_it_is_alone(
     x = picture(n=3)
 
     def of(cond: Cond, null: Cond, scale: float | Tensor) -> Guide:
-        return guided(cond, null, scale=scale, rescale=rescale, interval=(low, high), spread=spread)
+        return guided(cond, null, scale=scale, rescale=rescale, interval=(low, high))
 
-    guess, asked = settle(of(THREE_REDS, THREE_BLUES, scale), x, BATCH, LEARNED)
+    network = LEARNED if spread else DENOISER
+    guess, asked = settle(of(THREE_REDS, THREE_BLUES, scale), x, BATCH, network)
     assert asked == [[THREE_BLUES, THREE_REDS] if both else [THREE_REDS]]
     together = Estimate.of(guess)
-    moved = [not torch.equal(a, b) for a, b in zip(together.x0, LEARNED(x, BATCH, THREE_REDS), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(together.x0, network(x, BATCH, THREE_REDS), strict=True)]
     own = scale.flatten().tolist() if isinstance(scale, Tensor) else [scale] * 3
     lams = BATCH.lam.flatten().tolist()
     assert moved == [low <= lam <= high and s != 1 for lam, s in zip(lams, own, strict=True)]
@@ -305,7 +303,7 @@ def test_each_sample_is_guided_in_the_interval_as_it_is_alone(
         one = slice(i, i + 1)
         guide = of(THREE_REDS.rows(one), THREE_BLUES.rows(one), own[i])
         for at in (rows(BATCH, i), SD.level(float(BATCH.t[i]))):
-            alone = Estimate.of(settle(guide, x[one], at, LEARNED)[0])
+            alone = Estimate.of(settle(guide, x[one], at, network)[0])
             if rescale == 0:  # a deviation is summed in another order in a batch
                 assert torch.equal(alone.x0, together.x0[one])
             torch.testing.assert_close(alone.x0, together.x0[one], rtol=1e-14, atol=1e-14)
@@ -437,8 +435,8 @@ def test_at_scale_one_the_worse_model_is_not_asked() -> None:
 
 def test_autoguidance_changes_the_x0_of_an_estimate_and_takes_one_from_the_worse_model() -> None:
     good, bad = LEARNED.estimate(picture(), AT, RED), LEARNED.estimate(picture(), AT, BLUE)
-    for worse in (DENOISER.bind(conditional(BLUE)), LEARNED.bind(conditional(BLUE, spread=True))):
-        guess, _ = settle(autoguided(conditional(RED, spread=True), worse, scale=3.0), picture(), of=LEARNED)
+    for worse in (DENOISER.bind(conditional(BLUE)), LEARNED.bind(conditional(BLUE))):
+        guess, _ = settle(autoguided(conditional(RED), worse, scale=3.0), picture(), of=LEARNED)
         torch.testing.assert_close(guess.x0, 3 * good.x0 - 2 * bad.x0)
         assert same(guess.spread, good.spread)
 
@@ -649,12 +647,12 @@ def falling(x: Tensor, at: Level) -> Tensor:
 
 def test_composed_guides_change_x0_and_keep_spread_and_push() -> None:
     x, mask = picture(), (picture(2) > 0).double()
-    cfg = guided(RED, NONE, scale=3.0, spread=True)
+    cfg = guided(RED, NONE, scale=3.0)
     led = classifier_guided(classifier_guided(cfg, falling, scale=0.5), falling, scale=2.0, form="mean")
     guess, asked = settle(thresholded(inpainted(led, picture(1), mask), quantile=0.9), x, of=LEARNED)
     assert asked == [[NONE, RED]]
-    bare, _ = settle(guided(RED, NONE, scale=3.0), x, of=LEARNED)
-    score = settle(classifier_guided(guided(RED, NONE, scale=3.0), falling, scale=0.5), x, of=LEARNED)[0]
+    bare = settle(guided(RED, NONE, scale=3.0), x, of=LEARNED)[0].x0
+    score = settle(classifier_guided(guided(RED, NONE, scale=3.0), falling, scale=0.5), x, of=LEARNED)[0].x0
     assert float((score - bare).abs().min()) > 1e-4
     expected, _ = settle(thresholded(lambda x, at: mixed(score, picture(1), mask), quantile=0.9), x)
     assert torch.equal(guess.x0, expected)
@@ -681,10 +679,10 @@ def reads(x: Tensor, grid: Grid) -> Sampler:
 def kinds() -> dict[str, Guide]:
     bad = DENOISER.bind(conditional(BLUE))
     mask = (picture(2) > 0).double()
-    cfg = guided(RED, BLUE, scale=3.0, rescale=0.5, interval=(-1.5, 0.5), spread=True)
+    cfg = guided(RED, BLUE, scale=3.0, rescale=0.5, interval=(-1.5, 0.5))
     return {
         "plain": conditional(RED),
-        "with spread": conditional(RED, spread=True),
+        "with spread": conditional(RED),
         "guided": guided(RED, NONE, scale=f64(1.0, 4.0).view(-1, 1, 1, 1)),
         "in an interval": cfg,
         "autoguided": autoguided(cfg, bad, scale=1.5),
@@ -719,7 +717,7 @@ def test_strangers_at_levels_of_their_own_get_in_one_batch_what_each_gets_alone(
 
     def of(index: slice) -> Guide:
         red, blue = THREE_REDS.rows(index), THREE_BLUES.rows(index)
-        cfg = guided(red, blue, scale=3.0, interval=(-1.5, 0.5), spread=True)
+        cfg = guided(red, blue, scale=3.0, interval=(-1.5, 0.5))
         worse = LEARNED.bind(conditional(blue))
         led = classifier_guided(classifier_guided(cfg, falling, scale=0.1), falling, scale=0.5, form="mean")
         return inpainted(autoguided(led, worse, scale=1.5), picture(4, 3)[index], (picture(5, 3) > 0).double()[index])

@@ -695,7 +695,7 @@ def bh2(
     return t.alpha / at[-1].alpha * x - t.sigma * h_phi_1 * ms[-1] - t.sigma * b_h * residual
 
 
-def unipc_plain(x: Tensor, grid: Grid, draw: Draw, *, form: Form, order: int, few: int = 15) -> Tensor:
+def unipc_plain(x: Tensor, grid: Grid, draw: Draw, *, form: Form, order: int, lower_final: bool = True) -> Tensor:
     """The published driver: predict, ask, correct with the answer, which is also the one that is remembered."""
     levels, steps = list(grid.levels), len(grid.levels) - 1
     ms = [model(form, x, levels[0])]
@@ -703,7 +703,7 @@ def unipc_plain(x: Tensor, grid: Grid, draw: Draw, *, form: Form, order: int, fe
         return THREE.x0(x, levels[0])
     for step in range(1, steps + 1):
         t = levels[step]
-        p = min(step, order, steps + 1 - step if steps < few else order)
+        p = min(step, order, steps + 1 - step if lower_final else order)
         known, at = ms[-p:], levels[step - p : step]
         predicted = bh2(form, x, known, at, t)
         if step == steps:
@@ -726,7 +726,9 @@ def test_unipc_is_the_published_one_in_its_matrix_form(
 ) -> None:
     grid = visible(path, steps if clean else steps + 1, clean=clean)
     assert len(grid) == steps
-    agree(partial(unified, form=form, order=order), partial(unipc_plain, form=form, order=order), grid)
+    for lower_final in (True, False):
+        options = {"form": form, "order": order, "lower_final": lower_final}
+        agree(partial(unified, **options), partial(unipc_plain, **options), grid)
 
 
 @every_path
@@ -750,10 +752,9 @@ def test_the_predictor_of_unipc_is_dpmpp_2m(path: Schedule) -> None:
             asks.send(drawn(2))
         return there, done.value.value
 
-    options = {"form": "x0", "order": 2, "few": 0}
     (at_b, end), (also_at_b, other_end) = (
-        asked(partial(unified, **options), c),
-        asked(partial(dpm_solver, **options), c),
+        asked(partial(unified, order=2, lower_final=False), c),
+        asked(partial(dpm_solver, order=2, few=0), c),
     )
     torch.testing.assert_close(at_b, also_at_b, rtol=1e-12, atol=1e-12)
     corrected = bh2("x0", x, [drawn(1)], [a], b, ahead=drawn(2))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixture import BLIND, PATHS, THREE, between, f64, for_learned
+from sfumato.diffusion.denoiser import Estimate
 from sfumato.diffusion.drive import answer
 from sfumato.diffusion.grid import SPACINGS, Grid, leading, trailing, uniform
 from sfumato.diffusion.level import Level
@@ -355,3 +356,17 @@ def test_half_log_snr_is_half_the_logarithm_of_the_power_ratio() -> None:
 def test_ddim_with_fresh_noise_and_none_given_is_refused_before_the_first_ask() -> None:
     with pytest.raises(ValueError, match="fresh noise"):
         next(ddim(start(), trailing(SD, STEPS), eta=0.5))
+
+
+def test_of_an_estimate_a_sampler_reads_x0_alone_and_refuses_a_push_that_it_would_not_heed() -> None:
+    grid, x = trailing(SD, 5), start()
+    for entry in SAMPLERS.values():
+        if entry.stochastic:
+            continue
+
+        def estimate(y: Tensor, at: Level, push: Tensor | None = None) -> Estimate:
+            return Estimate(THREE.x0(y, at), spread=torch.rand_like(y), push=push)
+
+        assert torch.equal(answer(entry.run(x, grid), estimate), answer(entry.run(x, grid), THREE.x0))
+        with pytest.raises(ValueError, match="only the ddpm samplers heed a push of the mean"):
+            answer(entry.run(x, grid), lambda y, at: estimate(y, at, push=y))

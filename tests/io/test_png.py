@@ -127,7 +127,7 @@ def test_the_line_for_other_tools() -> None:
     assert infotext.write(request, "emoji") == (
         "a red apple, 3d\n"
         "Negative prompt: blur\n"
-        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Trailing, CFG scale: 3.5, Seed: 7, Size: 64x48, "
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: trailing, CFG scale: 3.5, Seed: 7, Size: 64x48, "
         "Model: emoji, Version: sfumato"
     )
     varied = request.model_copy(

@@ -28,24 +28,21 @@ class Estimate(NamedTuple):
         return Estimate(guess) if isinstance(guess, Tensor) else guess
 
 
-Denoise = Callable[[Tensor, Level], Tensor]
-"""(x, level) -> x0: all that a sampler's answers come from."""
+Denoise = Callable[[Tensor, Level], "Tensor | Estimate"]
+"""(x, level) -> x0, or an Estimate of it: all that a sampler's answers come from."""
 
 
 class Query(NamedTuple):
-    """One question to the network: what is clean in `x` (B, ...) at this level, under this condition?
-
-    With `spread`, the answer is an Estimate with what the network learnt of the variance, else the clean guess alone.
-    """
+    """One question to the network: what is clean in `x` (B, ...) at this level, under this condition?"""
 
     x: Tensor
     at: Level
     cond: Cond
-    spread: bool = False
 
 
 Guess = Generator[Sequence[Query], Sequence[Any], Any]
-"""Yields questions, is sent a clean guess for each, and returns the guess that the sampler gets."""
+"""Yields questions, is sent a guess for each (a Tensor, or an Estimate if the network learnt its variance), and returns
+the guess that the sampler gets."""
 
 Guide = Callable[[Tensor, Level], Guess]
 """How the network's answers become the guess for (x, level): see `guidance`."""
@@ -101,30 +98,26 @@ class Denoiser(nn.Module):
         """The clean guess x0, of the shape and type of `x`."""
         return self.estimate(x, at, cond).x0
 
-    def ask(self, queries: Sequence[Query]) -> list[Any]:
+    def ask(self, queries: Sequence[Query]) -> Sequence[Tensor | Estimate]:
         """Answer several questions, of any batch sizes and levels, with one call of the network.
 
-        ValueError if a question wants the spread and the network learnt none.
+        A clean guess for each, or an Estimate if the network learnt its variance.
         """
         if not queries:
             return []
-        if any(q.spread for q in queries) and not self.learned:
-            raise ValueError("this network did not learn its variance; sample it with ddpm, whose variance is fixed")
-        if len(queries) == 1:
-            together, sizes = self.estimate(*queries[0][:3]), [len(queries[0].x)]
-        else:
-            sizes = [len(q.x) for q in queries]
+        at, sizes = queries[0].at, [len(q.x) for q in queries]
+        if at.sigma.ndim or any(q.at is not at for q in queries):  # strangers
             levels = zip(*(q.at.rows(q.x) for q in queries), strict=True)
             at = Level(*(torch.cat(parts) for parts in levels))
-            together = self.estimate(torch.cat([q.x for q in queries]), at, Cond.cat([q.cond for q in queries]))
-        spreads = [None] * len(queries) if together.spread is None else together.spread.split(sizes)
-        each = zip(queries, together.x0.split(sizes), spreads, strict=True)
-        return [Estimate(x0, spread) if q.spread else x0 for q, x0, spread in each]
+        x0, spread, _ = self.estimate(torch.cat([q.x for q in queries]), at, Cond.cat([q.cond for q in queries]))
+        if spread is None:
+            return x0.split(sizes)
+        return [Estimate(*both) for both in zip(x0.split(sizes), spread.split(sizes), strict=True)]
 
     def bind(self, guide: Guide) -> Denoise:
         """The plain callable (x, level) -> x0 that puts the guide's questions to this network."""
 
-        def denoise(x: Tensor, at: Level) -> Tensor:
+        def denoise(x: Tensor, at: Level) -> Tensor | Estimate:
             guess = guide(x, at)
             try:
                 queries = next(guess)

@@ -14,7 +14,10 @@ from sfumato.registry import Registry
 
 @dataclass(frozen=True)
 class Grid:
-    """`levels` fall from noise to the end, which is clean or where the reference ends. Steps = levels - 1."""
+    """`levels` fall from noise to the end, which is clean or where the reference ends; or rise (see `upward`).
+
+    Steps = levels - 1.
+    """
 
     schedule: Schedule
     levels: tuple[Level, ...]
@@ -95,14 +98,14 @@ def leading(schedule: Schedule, steps: int) -> Grid:
 
 @SPACINGS.register("uniform")
 def uniform(schedule: Schedule, steps: int) -> Grid:
-    """Every (N // steps)-th entry from the first on, then clean (Song et al. 2021, DDIM)."""
+    """Every (N // steps)-th entry from the first on, then clean (Song et al. 2021a)."""
     n, stride = _checked(schedule, steps), _stride(schedule, steps)
     return _down(schedule, [i * stride for i in reversed(range(n))], clean=True)
 
 
 @SPACINGS.register("leading_quad")
 def leading_quad(schedule: Schedule, steps: int) -> Grid:
-    """LDM's "quad": the squares of even numbers, up to 0.8 N, plus one, ending at the first entry.
+    """LDM's "quad": squares of evenly spaced roots, up to 0.8 N, plus one, ending at the first entry.
 
     Entries that coincide, which LDM visits twice without moving, are visited once: there may be fewer steps.
     """
@@ -111,7 +114,7 @@ def leading_quad(schedule: Schedule, steps: int) -> Grid:
 
 @SPACINGS.register("uniform_quad")
 def uniform_quad(schedule: Schedule, steps: int) -> Grid:
-    """DDIM's "quad": the squares of even numbers, up to 0.8 N, then clean (Song et al. 2021, app. D.2).
+    """DDIM's "quad": squares of evenly spaced roots, up to 0.8 N, then clean (Song et al. 2021a, app. D.2).
 
     Entries that coincide are visited once: there may be fewer steps.
     """
@@ -141,7 +144,7 @@ def iddpm(schedule: Schedule, steps: int, *, sections: Sequence[int] | None = No
 
 @SPACINGS.register("pndm")
 def pndm(schedule: Schedule, steps: int) -> Grid:
-    """As its authors' program counts: LDM's levels, but the network is told one entry less (Liu et al. 2022)."""
+    """As its authors' program counts: LDM's levels, but the network is told one entry less (Liu et al. 2022a)."""
     late = Late(schedule, by=1.0)
     n, stride = _checked(schedule, steps, shorter=1), _stride(schedule, steps)
     return _down(late, [i * stride for i in reversed(range(n))] + [-1.0])
@@ -259,8 +262,9 @@ def _at_lams(schedule: Schedule, lams: Tensor) -> Grid:
 
 def _ends(schedule: Schedule) -> tuple[Tensor, Tensor]:
     """The half log-SNR where a picture begins to be seen, as DPM-Solver cuts it, and at the cleanest end."""
-    low, high = (schedule.level(t).lam for t in reversed(schedule.span))
-    return low.clamp_min(BLIND), high.clamp_max(CLEAN) if math.isinf(high) else high
+    noisy, clean = (schedule.level(t) for t in reversed(schedule.span))
+    low = noisy.lam.clamp_min(BLIND) if noisy.blind else noisy.lam
+    return low, clean.lam.clamp_max(CLEAN) if math.isinf(clean.lam) else clean.lam
 
 
 def _down(schedule: Schedule, times: list[float], *, clean: bool = False) -> Grid:

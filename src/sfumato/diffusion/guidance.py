@@ -7,20 +7,21 @@ that wraps another changes its x0 and keeps the rest.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.cond import Cond
 from sfumato.diffusion.denoiser import Denoise, Estimate, Guess, Guide, Query
-from sfumato.diffusion.level import BLIND, Level
+from sfumato.diffusion.level import Level
 
 
-def conditional(cond: Cond, *, spread: bool = False) -> Guide:
-    """The plain conditional guess; with `spread` an Estimate, with what the network learnt of the variance."""
+def conditional(cond: Cond) -> Guide:
+    """The plain conditional guess."""
 
     def guide(x: Tensor, at: Level) -> Guess:
-        (guess,) = yield [Query(x, at, cond, spread)]
+        (guess,) = yield [Query(x, at, cond)]
         return guess
 
     return guide
@@ -33,23 +34,23 @@ def guided(
     scale: float | Tensor,
     rescale: float = 0.0,
     interval: tuple[float, float] = (-math.inf, math.inf),
-    spread: bool = False,
 ) -> Guide:
     """Classifier-free guidance: null + scale * (cond - null) (Ho & Salimans 2022, in the clean guess).
 
     `null` is the unconditional condition, or a negative prompt's. `scale` is a number or (B, 1, 1, 1). `rescale`
     moves the guess back to the deviation of the conditional one (Lin et al. 2023, sec. 3.4). A sample outside
     `interval`, in half log-SNR, gets the conditional guess (Kynkaanniemi et al. 2024), as at scale 1; if it is so for
-    all, nothing else is asked for. With `spread` the guess is an Estimate, with the conditional answer's spread.
+    all, nothing else is asked for. What the network learnt of the variance is the conditional answer's.
     """
-    plain = conditional(cond, spread=spread)
+    plain = conditional(cond)
     idle = not isinstance(scale, Tensor) and scale == 1
 
     def guide(x: Tensor, at: Level) -> Guess:
         inside = (at.lam >= interval[0]) & (at.lam <= interval[1])
         if idle or not inside.any():
             return (yield from plain(x, at))
-        uncond, answer = yield [Query(x, at, null), Query(x, at, cond, spread)]
+        without, answer = yield [Query(x, at, null), Query(x, at, cond)]
+        uncond = Estimate.of(without).x0
 
         def further(x0: Tensor) -> Tensor:
             guess = (uncond + scale * (x0 - uncond)).to(x0.dtype)
@@ -82,7 +83,11 @@ def autoguided(guide: Guide, worse: Denoise, *, scale: float | Tensor) -> Guide:
 
 
 def classifier_guided(
-    guide: Guide, log_prob: Callable[[Tensor, Level], Tensor], *, scale: float | Tensor, form: str = "score"
+    guide: Guide,
+    log_prob: Callable[[Tensor, Level], Tensor],
+    *,
+    scale: float | Tensor,
+    form: Literal["score", "mean"] = "score",
 ) -> Guide:
     """Along scale * grad log p(y | x_t) (Dhariwal & Nichol 2021), where `log_prob`, (x, level) -> (B,), is a classifier
     of noisy pictures, differentiable in x. `scale` is a number or (B, 1, 1, 1).
@@ -99,7 +104,7 @@ def classifier_guided(
 
     def inner(x: Tensor, at: Level) -> Guess:
         guess = yield from guide(x, at)
-        seen = at.lam >= BLIND
+        seen = ~at.unseen
         if form == "score" and not seen.any():
             return guess
         push = scale * _gradient(log_prob, x, at)

@@ -14,7 +14,9 @@ def slerp(a: Tensor, b: Tensor, part: Tensor | float) -> Tensor:
     u, v = a.flatten(1).double(), b.flatten(1).double()
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
     angle = cosine.clamp(-1, 1).arccos().view(shape)
-    part = torch.as_tensor(part, dtype=torch.float64).reshape(shape if torch.is_tensor(part) and part.ndim else ())
+    part = torch.as_tensor(part, dtype=torch.float64, device=a.device).reshape(
+        shape if torch.is_tensor(part) and part.ndim else ()
+    )
     sine = angle.sin()
     straight = sine < 1e-6  # noqa: PLR2004
     mine = torch.where(straight, 1 - part, ((1 - part) * angle).sin() / sine)

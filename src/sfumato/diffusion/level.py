@@ -28,9 +28,15 @@ class Level(NamedTuple):
     def blind(self) -> bool:
         """Whether there is so little signal that a guess of the noise, divided by alpha, says nothing of the picture.
 
-        At alpha = 0 it is a division by zero; DPM-Solver cuts its schedules off at this half log-SNR too.
+        At alpha = 0 it is a division by zero; DPM-Solver cuts its schedules off at this half log-SNR too. Where alpha
+        stays near 1, as in a variance-exploding schedule, nothing is divided by it and no level is blind.
         """
-        return bool((self.lam < BLIND).any())
+        return bool(self.unseen.any())
+
+    @property
+    def unseen(self) -> Tensor:
+        """`blind`, level by level."""
+        return (self.lam < BLIND) & (self.alpha < 0.5)  # noqa: PLR2004
 
     def beside(self, x: Tensor) -> "Level":
         """Itself if its numbers are scalars, else (B, 1, ..., 1) as `x` (B, ...) has dimensions, type and device."""

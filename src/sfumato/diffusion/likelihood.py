@@ -168,7 +168,7 @@ def flow_log_density(
     A clean end of the grid is left out: nothing can be asked there. Let it end where the noise no longer matters.
 
     With r^2 = alpha^2 + sigma^2, z = x / r and phi = atan2(sigma, alpha) the flow is dz/dphi = (alpha z - r x0) / sigma
-    on every schedule, finite at alpha = 0 too, and d log p(z) / dphi = -div (Song et al. 2021, eq. 39). Runge and
+    on every schedule, finite at alpha = 0 too, and d log p(z) / dphi = -div (Song et al. 2021b, eq. 39). Runge and
     Kutta's fourth-order method walks the grid upwards; it asks four times a step, also halfway between two levels.
 
     The divergence is exact, with one backward pass a dimension; or, given a `noise`, it is the estimate v^T J v of

@@ -25,9 +25,10 @@ def move(
     eps: Tensor | None = None,
     fresh: Tensor | float = 0.0,
     kept: Tensor | float | None = None,
-    noise: Noise | None = None,
+    noise: Noise | Tensor | None = None,
 ) -> Tensor:
-    """From level `a` to level `b` with a guess of either x0 or eps; `fresh` is the deviation of the new noise.
+    """From level `a` to level `b` with a guess of either x0 or eps; `fresh` is the deviation of the new noise, which is
+    drawn unless it is given.
 
     The deviation of the old noise that is kept is what is left of sigma', unless it is given. With eps alone, alpha at
     `a` must not be zero.
@@ -40,7 +41,8 @@ def move(
     if noise is None or float(fresh) == 0:
         return b.alpha * x0 + (b.sigma if kept is None else kept) * eps
     kept = remaining(b, fresh) if kept is None else kept
-    return b.alpha * x0 + kept * eps + fresh * noise(x)
+    z = noise if isinstance(noise, Tensor) else noise(x)
+    return b.alpha * x0 + kept * eps + fresh * z
 
 
 def remaining(b: Level, fresh: Tensor | float) -> Tensor:

@@ -13,7 +13,7 @@ class Prediction(StrEnum):
     EPS = "eps"  # the noise (Ho et al. 2020)
     X0 = "x0"  # the clean picture
     V = "v"  # alpha * eps - sigma * x0 (Salimans & Ho 2022)
-    FLOW = "flow"  # eps - x0 (Liu et al. 2022)
+    FLOW = "flow"  # eps - x0 (Liu et al. 2022b)
 
     def target(self, x0: Tensor, eps: Tensor, at: Level) -> Tensor:
         """The right answer of the network for x = alpha * x0 + sigma * eps."""

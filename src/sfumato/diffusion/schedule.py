@@ -41,7 +41,7 @@ class Schedule(Protocol):
 class Table:
     """A table of cumulative signal powers, abar[0..N-1], with the clock 0..N-1.
 
-    Between entries log(alpha) is linear in t, and beyond them it is continued (DPM-Solver, Lu et al. 2022, app. D). If
+    Between entries log(alpha) is linear in t, and beyond them it is continued (DPM-Solver, Lu et al. 2022a, app. D). If
     the last entry is zero (zero terminal SNR), alpha itself is linear in the last interval.
     """
 
@@ -83,7 +83,7 @@ class Table:
 
 
 class Flow:
-    """The straight path of rectified flow: alpha = 1 - t, sigma = t, with the clock from 0 to 1 (Liu et al. 2022)."""
+    """The straight path of rectified flow: alpha = 1 - t, sigma = t, with the clock from 0 to 1 (Liu et al. 2022b)."""
 
     span = (0.0, 1.0)
     entries: int | None = None
@@ -185,7 +185,7 @@ def cosine(*, s: float = 0.008, cap: float = 0.999, steps: int = 1000, terminal_
 
 @SCHEDULES.register("geometric")
 def geometric(*, start: float = 0.01, end: float = 50.0, steps: int = 232) -> Geometric:
-    """Score matching's, variance exploding; the defaults are those for CIFAR-10 (Jolicoeur-Martineau et al. 2021)."""
+    """Score matching's, variance exploding; the defaults are those for CIFAR-10 (Song & Ermon 2020)."""
     return Geometric(start, end, steps)
 
 

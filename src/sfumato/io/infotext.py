@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from sfumato.diffusion.samplers import SAMPLERS
 
+SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential", "align_your_steps": "Align Your Steps"}
+"""What A1111's web UI calls the spacings that it has too; others go by their own names."""
+
 
 class Parameters(Protocol):
     """What is written."""
@@ -31,7 +34,7 @@ def write(request: Parameters, model: str) -> str:
     pairs = {
         "Steps": request.steps,
         "Sampler": _label(request.sampler),
-        "Schedule type": request.spacing and request.spacing.replace("_", " ").title(),
+        "Schedule type": SCHEDULE_TYPES.get(request.spacing or "", request.spacing),
         "CFG scale": request.guidance,
         "Seed": request.seed,
         "Size": f"{width}x{height}",

@@ -78,7 +78,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
-        return self.conv(x if self.padding == "same" else F.pad(x, (0, 1, 0, 1)))
+        if self.padding == "end":
+            x = F.pad(x, (0, 1, 0, 1), mode="circular" if self.conv.padding_mode == "circular" else "constant")
+        return self.conv(x)
 
 
 class Upsample(nn.Module):

@@ -11,42 +11,39 @@ from sfumato.diffusion.move import move, noise_in
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-GAUSS = (  # nodes in [0, 1] and weights of Gauss and Legendre's rule, exact for polynomials up to degree 15
-    *(
-        (0.5 * (1 + s * p), 0.5 * w)
-        for s in (-1, 1)
-        for p, w in (
-            (0.1834346424956498, 0.3626837833783620),
-            (0.5255324099163290, 0.3137066458778873),
-            (0.7966664774136267, 0.2223810344533745),
-            (0.9602898564975363, 0.1012285362903763),
-        )
-    ),
+GAUSS = torch.tensor(  # nodes in [-1, 1] and weights of Gauss and Legendre's rule, exact up to degree 15; and mirrored
+    [
+        (0.1834346424956498, 0.3626837833783620),
+        (0.5255324099163290, 0.3137066458778873),
+        (0.7966664774136267, 0.2223810344533745),
+        (0.9602898564975363, 0.1012285362903763),
+    ],
+    dtype=torch.float64,
 )
 Past = list[tuple[Tensor, Level]]  # noises and where they were found, the latest first
 
 
 @sampler("plms", order=2, extra=(1,), label="PLMS", also=("PNDMScheduler",))
 def plms(x: Tensor, grid: Grid) -> Sampler:
-    """Pseudo linear multistep as in LDM (after Liu et al. 2022): Adams-Bashforth over the noise, Heun to warm up."""
+    """Pseudo linear multistep as in LDM (after Liu et al. 2022a): Adams-Bashforth over the noise, Heun to warm up."""
     return (yield from _multistep(x, grid, _adams, order=4, warm_up=(_heun,)))
 
 
 @sampler("s_pndm", order=2, extra=(1,))
 def s_pndm(x: Tensor, grid: Grid) -> Sampler:
-    """S-PNDM: Heun, then two noises (Liu et al. 2022, sec. 3.4)."""
+    """S-PNDM: Heun, then two noises (Liu et al. 2022a, sec. 3.4)."""
     return (yield from _multistep(x, grid, _adams, order=2, warm_up=(_heun,)))
 
 
 @sampler("pndm", order=2, extra=(3, 3, 3), least=4, also=("f_pndm",))
 def pndm(x: Tensor, grid: Grid) -> Sampler:
-    """F-PNDM: three pseudo Runge-Kutta steps, then four noises (Liu et al. 2022, alg. 2)."""
+    """F-PNDM: three pseudo Runge-Kutta steps, then four noises (Liu et al. 2022a, alg. 2)."""
     return (yield from _multistep(x, grid, _adams, order=4, warm_up=(_runge_kutta,) * 3))
 
 
 @sampler("ipndm", order=2, also=("IPNDMScheduler",))
 def ipndm(x: Tensor, grid: Grid) -> Sampler:
-    """Improved PNDM: Adams-Bashforth of growing order, with no warm-up to pay for (Zhang & Chen 2023, app. F)."""
+    """Improved PNDM: Adams-Bashforth of growing order, with no warm-up to pay for (Zhang & Chen 2023)."""
     return (yield from _multistep(x, grid, _adams, order=4))
 
 
@@ -58,7 +55,7 @@ def lms(x: Tensor, grid: Grid) -> Sampler:
 
 @sampler("deis", order=2, label="DEIS", also=("DEISMultistepScheduler",))
 def deis(x: Tensor, grid: Grid) -> Sampler:
-    """tAB-DEIS: the noise as a polynomial of the clock through the last four (Zhang & Chen 2023, eq. 15)."""
+    """tAB-DEIS: the noise as a polynomial of the clock through the last four (Zhang & Chen 2023)."""
 
     def clock(s: Tensor, grid: Grid) -> Tensor:
         return grid.schedule.time(-s.log())
@@ -101,15 +98,18 @@ def _adams(past: Past, _b: Level, _grid: Grid) -> Tensor:
 def _integrated(variable: Callable[[Tensor, Grid], Tensor]) -> Weigh:
     """With the weights that integrate, over s = sigma / alpha, a polynomial of `variable`(s) through the noises."""
 
+    nodes, shares = torch.cat([1 - GAUSS[:, 0], 1 + GAUSS[:, 0]]) / 2, torch.cat([GAUSS[:, 1]] * 2) / 2
+
     def weigh(past: Past, b: Level, grid: Grid) -> Tensor:
         start, end = past[0][1].sigma / past[0][1].alpha, b.sigma / b.alpha
+        u = variable(start + nodes * (end - start), grid)
         known = [variable(at.sigma / at.alpha, grid) for _, at in past]
-        weights = [0.0] * len(past)
-        for part, share in GAUSS:
-            u = variable(start + part * (end - start), grid)
-            for j, mine in enumerate(known):
-                others = [(u - other) / (mine - other) for k, other in enumerate(known) if k != j]
-                weights[j] += share * float(torch.stack(others).prod() if others else 1.0)
+        weights = []
+        for j, mine in enumerate(known):
+            lagrange = shares
+            for other in (*known[:j], *known[j + 1 :]):
+                lagrange = lagrange * (u - other) / (mine - other)
+            weights.append(float(lagrange.sum()))
         return _mixed(weights, past)
 
     return weigh
@@ -121,7 +121,7 @@ def _heun(x: Tensor, eps: Tensor, a: Level, b: Level, _grid: Grid) -> Sampler:
 
 
 def _runge_kutta(x: Tensor, eps: Tensor, a: Level, b: Level, grid: Grid) -> Sampler:
-    """The classical fourth-order rule with the move in the place of addition (Liu et al. 2022, eq. 12)."""
+    """The classical fourth-order rule with the move in the place of addition (Liu et al. 2022a, eq. 13)."""
     m = grid.halfway(a, b)
     y = move(x, a, m, eps=eps)
     second = noise_in(y, (yield y, m), m)

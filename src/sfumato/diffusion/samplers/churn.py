@@ -14,13 +14,17 @@ MOST = math.sqrt(2) - 1
 def churned(x: Tensor, a: Level, grid: Grid, churn: float, noise: Noise | None) -> tuple[Tensor, Level]:
     """`x` with fresh noise, and the noisier level where it then is (Karras et al. 2022, alg. 2, lines 4 to 6).
 
-    `churn` is their S_churn: sigma / alpha grows by the factor 1 + min(churn / steps, sqrt(2) - 1).
+    `churn` is their S_churn: sigma / alpha grows by the factor 1 + min(churn / steps, sqrt(2) - 1), though not beyond
+    the noisiest level of the schedule.
     """
     if churn <= 0 or a.blind:
         return x, a
     if noise is None:
         raise ValueError(f"churn {churn} asks for fresh noise; give a noise, or churn 0")
     gain = math.log1p(min(churn / len(grid), MOST))
-    up = grid.schedule.level(grid.schedule.time(a.lam - gain))
+    noisiest = grid.schedule.span[1]  # where the network has seen nothing beyond
+    up = grid.schedule.level(grid.schedule.time(a.lam - gain).clamp(max=noisiest))
+    if up.lam >= a.lam:
+        return x, a
     added = (up.sigma**2 - (up.alpha / a.alpha * a.sigma) ** 2).clamp_min(0).sqrt()
     return up.alpha / a.alpha * x + added * noise(x), up

@@ -5,8 +5,9 @@ In both forms of DPM-Solver a step is the plain move with the guess
     g = m + phi2(u) / phi1(u) * D1 + phi3(u) / phi1(u) * D2,
     phi1 = exp(u) - 1,  phi2 = phi1 / u - 1,  phi3 = phi2 / u - 1/2,
 
-where D1 and D2 are the first and the second difference of the guess in lam over the length h of the step, and u = -h
-for a guess of x0, u = h for one of the noise (Lu et al. 2022, eq. B.3). The SDE's x0 form has u = -(1 + eta) h.
+where D1 and D2 are h and h^2 times the first and the second derivative of the guess in lam, and u = -h for a guess of
+x0, u = h for one of the noise (Lu et al. 2022a, eq. B.3; these phi_k are u times theirs). The SDE's x0 form has
+u = -(1 + eta) h.
 """
 
 from typing import Literal

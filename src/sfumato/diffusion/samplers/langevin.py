@@ -17,10 +17,11 @@ INNER = 5
 
 
 def annealed_langevin(x: Tensor, grid: Grid, *, noise: Noise, step: float = 0.1, inner: int = INNER) -> Sampler:
-    """Annealed Langevin dynamics (Song & Ermon 2019, alg. 1): `inner` steps of Langevin's at each level.
+    """Annealed Langevin dynamics (Song & Ermon 2020, alg. 1): `inner` steps of Langevin's at each level.
 
     `step` is alpha_i / sigma_i^2, their epsilon / sigma_L^2: x <- x + step sigma^2 score + sqrt(2 step) sigma z. From
-    the last level on to a clean end is the final denoising step (Jolicoeur-Martineau et al. 2021, sec. 4.1).
+    the last level on to a clean end is the final denoising step (Jolicoeur-Martineau et al. 2021). A grid that
+    ends in noise ends before the steps at that level.
     """
     for a, b in grid.steps():
         if a.blind:
@@ -35,7 +36,7 @@ def annealed_langevin(x: Tensor, grid: Grid, *, noise: Noise, step: float = 0.1,
 
 @sampler("langevin", order=None, calls=INNER, closing=INNER, least=20, stochastic=True)
 def langevin(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
-    """Annealed Langevin dynamics with five inner steps (Song & Ermon 2019, alg. 1) and the final denoising step."""
+    """Annealed Langevin dynamics with five inner steps (Song & Ermon 2020, alg. 1) and the final denoising step."""
     return (yield from annealed_langevin(x, grid, noise=noise))
 
 

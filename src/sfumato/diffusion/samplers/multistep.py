@@ -53,37 +53,41 @@ def dpm_solver(
     also=("k_dpmpp_2m", "dpm++2m", "dpmpp", "DPMSolverMultistepScheduler"),
 )
 def dpmpp_2m(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): the clean guess, continued along a line in half log-SNR."""
+    """DPM-Solver++(2M) (Lu et al. 2022b, alg. 2): the clean guess, continued along a line in half log-SNR."""
     return (yield from dpm_solver(x, grid, form="x0", order=2))
 
 
 @sampler("dpmpp_3m", order=2, least=3)
 def dpmpp_3m(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver++(3M): the clean guess, continued along a parabola in half log-SNR."""
+    """DPM-Solver++(3M) (Lu et al. 2022b): the clean guess, continued along a bent line in half log-SNR.
+
+    Its authors' formula, which all programs have, takes half the bend of the parabola through the three guesses: it is
+    of second order.
+    """
     return (yield from dpm_solver(x, grid, form="x0", order=3))
 
 
 @sampler("dpm_solver_2m", order=2, least=2, also=("dpm_solver", "dpmsolver"))
 def dpm_solver_2m(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver of second order, multistep (Lu et al. 2022): the noise, continued along a line in half log-SNR."""
+    """DPM-Solver of second order, multistep (Lu et al. 2022a): the noise, continued along a line in half log-SNR."""
     return (yield from dpm_solver(x, grid, form="eps", order=2))
 
 
 @sampler("dpm_solver_3m", order=2, least=3)
 def dpm_solver_3m(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver of third order, multistep: the noise, continued along a parabola in half log-SNR."""
+    """DPM-Solver-3M (Lu et al. 2022a): the noise, continued along a bent line in half log-SNR; see dpmpp_3m."""
     return (yield from dpm_solver(x, grid, form="eps", order=3))
 
 
 @sampler("dpmpp_2m_sde", order=2, stochastic=True, label="DPM++ 2M SDE", also=("k_dpmpp_2m_sde",))
 def dpmpp_2m_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, app. B), the midpoint form."""
+    """SDE-DPM-Solver++(2M) (k-diffusion, after Lu et al. 2022b), the midpoint form."""
     return (yield from dpm_solver(x, grid, form="x0", order=2, few=0, eta=eta, noise=noise))
 
 
 @sampler("dpmpp_3m_sde", order=2, least=3, stochastic=True, label="DPM++ 3M SDE", also=("k_dpmpp_3m_sde",))
 def dpmpp_3m_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++(3M): the clean guess, continued along a parabola in half log-SNR."""
+    """SDE-DPM-Solver++(3M) (k-diffusion, after Lu et al. 2022b): as dpmpp_3m, with fresh noise."""
     return (yield from dpm_solver(x, grid, form="x0", order=3, taylor=True, few=0, eta=eta, noise=noise))
 
 
@@ -102,14 +106,18 @@ def _continued(known: Past, h: Tensor, u: Tensor, *, taylor: bool) -> Tensor:
     return m + first * (slope + ratio * bend) + second * bend
 
 
-@sampler("unipc", order=3, least=2, label="UniPC", also=("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"))
+@sampler("unipc", order=2, least=2, label="UniPC", also=("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"))
 def unipc(x: Tensor, grid: Grid) -> Sampler:
     """UniPC-2 with B(h) = exp(h) - 1 (Zhao et al. 2023): as dpmpp_2m, and each answer corrects the step before it."""
     return (yield from unified(x, grid))
 
 
-def unified(x: Tensor, grid: Grid, *, form: Form = "x0", order: int = 2, few: int = FEW_STEPS) -> Sampler:
-    """Unified predictor and corrector of any order (Zhao et al. 2023, alg. 5 to 8), multistep, with B2(h)."""
+def unified(x: Tensor, grid: Grid, *, form: Form = "x0", order: int = 2, lower_final: bool = True) -> Sampler:
+    """Unified predictor and corrector of any order (Zhao et al. 2023), multistep, with B(h) = exp(h) - 1.
+
+    With `lower_final`, as its authors' program has it, the last steps are of lower order, the very last of first;
+    without, it converges with one order more than `order`.
+    """
     past: Past = []
     begun: Tensor | None = None  # where the step before began
     for i, (a, b) in enumerate(grid.steps()):
@@ -121,7 +129,7 @@ def unified(x: Tensor, grid: Grid, *, form: Form = "x0", order: int = 2, few: in
             x, past, begun = move(x, a, b, x0=x0), [], None
             continue
         past = [(guess, a), *past[: order - 1]]
-        known = past[: len(grid) - i] if len(grid) < few else past
+        known = past[: len(grid) - i] if lower_final else past
         begun = x
         x = _step(x, form, known, a, b)
         past = known
@@ -143,7 +151,7 @@ def _step(x: Tensor, form: Form, known: Past, a: Level, b: Level, *, corrects: b
 
 
 def _rhos(u: Tensor, ratios: list[Tensor]) -> list[Tensor]:
-    """Weights that make the step exact for polynomials in lam; one alone is a half (Zhao et al. 2023, sec. 3.3)."""
+    """Weights that make the step exact for polynomials in lam; one alone is a half (Zhao et al. 2023)."""
     if len(ratios) < 2:  # noqa: PLR2004
         return [torch.full_like(u, 0.5) for _ in ratios]
     phi1 = torch.expm1(u)

@@ -1,11 +1,14 @@
 """The samplers by name, with what each one promises. The promises are measured in the tests."""
 
+import functools
+import inspect
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from sfumato.diffusion.denoiser import Estimate
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
 from sfumato.diffusion.noise import Noise
@@ -49,7 +52,7 @@ class Entry:
 
     def takes(self, option: str) -> bool:
         """Whether its run has this option, for instance "eta"."""
-        return option in self.run.__kwdefaults__ if self.run.__kwdefaults__ else False
+        return option in inspect.signature(self.run).parameters
 
 
 SAMPLERS: Registry[Entry] = Registry("sampler")
@@ -58,12 +61,15 @@ SAMPLERS: Registry[Entry] = Registry("sampler")
 def sampler(
     name: str, *, order: int | None, **promises: Any
 ) -> Callable[[Callable[..., Sampler]], Callable[..., Sampler]]:
-    """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic; see Entry for promises."""
+    """Register a sampler `run(x, grid)`, or `run(x, grid, noise=...)` if it is stochastic; see Entry for promises.
+
+    Unless it is `learned`, it is sent the x0 of an Estimate; ValueError if that has a push, which it could not heed.
+    """
 
     def add(run: Callable[..., Sampler]) -> Callable[..., Sampler]:
+        run = run if promises.get("learned") else _reads_x0(run)
         entry = Entry(name, run, order, **promises)
-        others = {entry.label, *entry.also} - {""}
-        SAMPLERS.add(name, entry, also=[n for n in others if n.lower() != name])
+        SAMPLERS.add(name, entry, also=[n for n in (entry.label, *entry.also) if n])
         return run
 
     return add
@@ -71,5 +77,24 @@ def sampler(
 
 def start(entry: Entry, x: Tensor, grid: Grid, noise: Noise | None, **options: Any) -> Sampler:
     """The running sampler, with noise if it takes any."""
-    takes_noise = entry.stochastic or (entry.takes("noise") and options)
-    return entry.run(x, grid, noise=noise, **options) if takes_noise else entry.run(x, grid, **options)
+    noisy = {"noise": noise} if entry.takes("noise") else {}
+    return entry.run(x, grid, **noisy, **options)
+
+
+def _reads_x0(run: Callable[..., Sampler]) -> Callable[..., Sampler]:
+    @functools.wraps(run)
+    def reading(*args: Any, **options: Any) -> Sampler:
+        inner = run(*args, **options)
+        try:
+            ask = next(inner)
+            while True:
+                x0, _, push = Estimate.of((yield ask))
+                if push is not None:
+                    raise ValueError("only the ddpm samplers heed a push of the mean; guide with the form 'score'")
+                ask = inner.send(x0)
+        except StopIteration as done:
+            return done.value
+        finally:
+            inner.close()
+
+    return reading

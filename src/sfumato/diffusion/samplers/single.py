@@ -13,7 +13,7 @@ from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 @sampler("ddim", order=1, label="DDIM", also=("DDIMScheduler", "dpm_solver_1"))
 def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None) -> Sampler:
-    """Denoising diffusion implicit models (Song et al. 2021, eq. 12). At eta = 1 it is DDPM."""
+    """Denoising diffusion implicit models (Song et al. 2021a, eq. 12 and 16). At eta = 1 it is DDPM."""
     if eta > 0 and noise is None:
         raise ValueError(f"eta {eta} asks for fresh noise; give ddim a noise, or eta 0")
     for a, b in grid.steps():
@@ -22,7 +22,7 @@ def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None)
     return x
 
 
-@sampler("euler", order=1, label="Euler", also=("k_euler", "EulerDiscreteScheduler"))
+@sampler("euler", order=1, label="Euler", also=("k_euler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"))
 def euler(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Euler's method in sigma / alpha, which is ddim, with the churn of Karras et al. 2022 (alg. 2)."""
     for a, b in grid.steps():
@@ -43,19 +43,19 @@ def euler_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler
     return (yield from ddim(x, grid, eta=eta, noise=noise))
 
 
-@sampler("ddpm", order=1, stochastic=True, learned=True, label="DDPM", also=("DDPMScheduler",))
+@sampler("ddpm", order=None, stochastic=True, learned=True, label="DDPM", also=("DDPMScheduler",))
 def ddpm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Ancestral sampling with the posterior's variance, "fixedsmall" (Ho et al. 2020, alg. 2)."""
     return (yield from _ancestral(x, grid, noise, "small"))
 
 
-@sampler("ddpm_large", order=1, stochastic=True, learned=True)
+@sampler("ddpm_large", order=None, stochastic=True, learned=True)
 def ddpm_large(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Ancestral sampling with the variance beta of the forward chain, "fixedlarge" (Ho et al. 2020, sec. 3.2)."""
     return (yield from _ancestral(x, grid, noise, "large"))
 
 
-@sampler("ddpm_learned", order=1, stochastic=True, learned=True, needs_spread=True)
+@sampler("ddpm_learned", order=None, stochastic=True, learned=True, needs_spread=True)
 def ddpm_learned(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     """Ancestral sampling with the variance that the network learnt (Nichol & Dhariwal 2021, eq. 15).
 
@@ -77,12 +77,16 @@ def _ancestral(x: Tensor, grid: Grid, noise: Noise, variance: str) -> Sampler:
     """Mean of the posterior plus noise of the asked variance; what pushes the mean pushes it by that variance."""
     for a, b in grid.steps():
         x0, spread, push = Estimate.of((yield x, a))
-        if variance == "learned" and spread is None:
-            raise ValueError("this network did not learn its variance; sample it with ddpm, whose variance is fixed")
-        small, large = posterior_std(a, b), forward_std(a, b)
-        fresh = _between(a, b, spread) if variance == "learned" and spread is not None else None
-        if fresh is None:
-            fresh = large if variance == "large" else small
+        small = posterior_std(a, b)
+        match variance, spread:
+            case "learned", Tensor():
+                fresh = _between(a, b, spread)
+            case "learned", _:
+                raise ValueError(
+                    "this network did not learn its variance; sample it with ddpm, whose variance is fixed"
+                )
+            case _:
+                fresh = forward_std(a, b) if variance == "large" else small
         mean = move(x, a, b, x0=x0, kept=remaining(b, small))
         mean = mean if push is None else mean + (fresh**2 * push).to(x.dtype)
         x = mean if b.sigma == 0 else mean + fresh * noise(x)

@@ -1,4 +1,4 @@
-"""DPM-Solver in single steps, which take two or three levels of the grid at once, and the one that chooses its own."""
+"""DPM-Solver in single steps, which take two or three levels of the grid at once."""
 
 from collections.abc import Generator, Sequence
 
@@ -14,8 +14,8 @@ from sfumato.diffusion.samplers.registry import Ask, Sampler, sampler
 def orders(steps: int, order: int, *, lower_final: bool = True) -> list[int]:
     """How `steps` evaluations are shared out: as many steps of `order` as fit, then one of what is left.
 
-    With `lower_final`, "DPM-Solver-fast", a last step of order three becomes one of two and one of one (Lu et al. 2022,
-    sec. 3.4); without, its authors' "singlestep_fixed".
+    With `lower_final`, "DPM-Solver-fast", a last step of order three becomes one of two and one of one (Lu et al.
+    2022a); without, its authors' "singlestep_fixed".
     """
     whole, rest = divmod(steps, order)
     each = [order] * whole + ([rest] if rest else [])
@@ -25,7 +25,7 @@ def orders(steps: int, order: int, *, lower_final: bool = True) -> list[int]:
 def dpm_solver_single(
     x: Tensor, grid: Grid, *, form: Form, order: int, taylor: bool = False, lower_final: bool = True
 ) -> Sampler:
-    """Single-step DPM-Solver ("eps") and DPM-Solver++ ("x0") of order 1 to 3 (Lu et al. 2022, alg. 1, 2, 4, 5).
+    """Single-step DPM-Solver ("eps") and DPM-Solver++ ("x0") of order 1 to 3 (Lu et al. 2022a; 2022b).
 
     A step of order p goes over p intervals of the grid, and asks at the levels on its way. A step from a blind level,
     and one to a clean end, are plain moves.
@@ -45,13 +45,13 @@ def dpm_solver_single(
 
 @sampler("dpm_solver_2s", order=2, least=2)
 def dpm_solver_2s(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver-2 in single steps (Lu et al. 2022, alg. 1): two levels of the grid a step."""
+    """DPM-Solver-2 in single steps (Lu et al. 2022a, alg. 1): two levels of the grid a step."""
     return (yield from dpm_solver_single(x, grid, form="eps", order=2))
 
 
 @sampler("dpm_solver_3s", order=2, least=3, label="DPM fast", also=("dpm_fast", "k_dpm_fast"))
 def dpm_solver_3s(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver-fast (Lu et al. 2022, alg. 2): third-order steps over three levels, then one of two and one of one."""
+    """DPM-Solver-fast (Lu et al. 2022a): third-order steps over three levels, then one of two and one of one."""
     return (yield from dpm_solver_single(x, grid, form="eps", order=3))
 
 
@@ -63,7 +63,7 @@ def dpm_solver_3f(x: Tensor, grid: Grid) -> Sampler:
 
 @sampler("dpmpp_2s", order=2, least=2, also=("DPMSolverSinglestepScheduler",))
 def dpmpp_2s(x: Tensor, grid: Grid) -> Sampler:
-    """DPM-Solver++(2S) (Lu et al. 2022, alg. 1): the clean guess, two levels of the grid a step."""
+    """DPM-Solver++(2S) (Lu et al. 2022b, alg. 1): the clean guess, two levels of the grid a step."""
     return (yield from dpm_solver_single(x, grid, form="x0", order=2))
 
 

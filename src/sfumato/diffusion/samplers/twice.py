@@ -72,7 +72,7 @@ def dpm2_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
     also=("k_dpmpp_2s_a", "dpmpp_2s_ancestral", "dpm++2s_a"),
 )
 def dpmpp_2s_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
-    """DPM-Solver++(2S) with the noise of the ancestral chain (Lu et al. 2022, alg. 1): the clean guess half-way."""
+    """DPM-Solver++(2S) with the noise of the ancestral chain (Lu et al. 2022b, alg. 1): the clean guess half-way."""
     for a, b in grid.steps():
         x0 = yield x, a
         fresh = eta * posterior_std(a, b)
@@ -89,7 +89,10 @@ def dpmpp_2s_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Samp
     "dpmpp_sde", order=2, calls=2, stochastic=True, label="DPM++ SDE", also=("k_dpmpp_sde", "DPMSolverSDEScheduler")
 )
 def dpmpp_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
-    """SDE-DPM-Solver++ with a stage half-way (Lu et al. 2022, app. B): both stages see one Brownian path."""
+    """SDE-DPM-Solver++ with a stage half-way (k-diffusion, after Lu et al. 2022b): both see one Brownian path.
+
+    The path runs in half log-SNR, for which it is exact at eta = 1; k-diffusion's own runs in sigma.
+    """
     for a, b in grid.steps():
         x0 = yield x, a
         fresh = eta * posterior_std(a, b)
@@ -98,12 +101,12 @@ def dpmpp_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampl
             continue
         m = grid.middle(a, b)
         z = noise(x) if eta > 0 else torch.zeros_like(x)
-        y = move(x, a, m, x0=x0, fresh=eta * posterior_std(a, m), noise=lambda _, z=z: z)
+        y = move(x, a, m, x0=x0, fresh=eta * posterior_std(a, m), noise=z)
         guess = yield y, m
         if eta > 0:
             carried = _carried(a, m, b)
             z = carried * z + (1 - carried**2).clamp_min(0).sqrt() * noise(x)
-        x = move(x, a, b, x0=guess, fresh=fresh, noise=lambda _, z=z: z)
+        x = move(x, a, b, x0=guess, fresh=fresh, noise=z)
     return x
 
 
