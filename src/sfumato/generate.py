@@ -299,6 +299,8 @@ def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) ->
     each = []
     for request in requests:
         whole = request.completed(loaded.file.defaults, loaded.file.config.resolution)
+        if canvas is None and request.strength is not None:
+            raise ValueError("strength says how much of a given picture may change, and there is none; give it as init")
         if canvas is not None:
             size = (canvas.picture.shape[2], canvas.picture.shape[1])
             strength = (0.6 if canvas.hole is None else 1.0) if whole.strength is None else whole.strength

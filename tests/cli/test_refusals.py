@@ -50,6 +50,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         "sampler 'ddim' takes no churn; those that do: dpm2, euler, heun",
     ),
     ((*GENERATE, "--eta", "1.5", "--sampler", "ddim"), "eta: input should be less than or equal to 1 (given: 1.5)"),
+    ((*GENERATE, "--variation-seed", "3"), "--variation-seed says nothing without --variation-strength; give both or"),
+    ((*GENERATE, "--init", "init.png", "--source", "x"), "--source says nothing without --inversion; give both or"),
+    ((*GENERATE, "--init", "init.png", "--feather", "3"), "--feather says nothing without --mask or --extend; give"),
     ((*GENERATE, "--variation-strength", "-1"), "variation_strength: input should be greater than or equal to 0"),
     (
         (*GENERATE, "--spacing", "trail"),

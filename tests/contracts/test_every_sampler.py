@@ -104,11 +104,11 @@ def from_noise() -> Tensor:
     return exact(THREE.x0, pure(4), path.level(1.0), stretch(path)[1])
 
 
-@stochastic
+@pytest.mark.parametrize(
+    "entry", [e for e in SAMPLERS.values() if e.stochastic and e.takes("eta")], ids=lambda e: e.name
+)
 @pytest.mark.parametrize("name", ["cosine", "flow", "scaled_linear"])
 def test_without_fresh_noise_it_converges_with_the_declared_order(entry: Entry, name: str) -> None:
-    if not entry.takes("eta"):
-        return
     few, many = (off_without_noise(entry, PLAIN[name], n) for n in (84, 168))
     assert math.log2(few / many) >= declared(entry) - 0.2
 
@@ -217,13 +217,17 @@ def test_a_start_at_nothing_but_noise_is_finite_and_brings_data(entry: Entry, na
     assert (nearest.min(1).values < 6).all()  # no picture is far from all of the data
 
 
+@pytest.mark.parametrize("entry", [e for e in SAMPLERS.values() if not e.consistent], ids=lambda e: e.name)
+@pytest.mark.parametrize("name", BLIND)
+def test_one_step_from_nothing_but_noise_brings_the_mean_of_the_data(entry: Entry, name: str) -> None:
+    mean = THREE.mean.expand(2, 3)
+    torch.testing.assert_close(answer(run(entry, pure(2), trailing(PATHS[name], 1)), for_sampler(entry)), mean)
+
+
 @every_sampler
-@every_path
-def test_one_step_from_nothing_but_noise_brings_the_mean_of_the_data(entry: Entry, path: Schedule) -> None:
-    grid = trailing(path, 1)
-    if grid.levels[0].alpha == 0 and not entry.consistent:
-        mean = THREE.mean.expand(2, 3)
-        torch.testing.assert_close(answer(run(entry, pure(2), grid), for_sampler(entry)), mean)
+def test_what_follows_the_flow_says_with_what_order(entry: Entry) -> None:
+    """All that is deterministic, or can be made so, is measured above; the rest declares nothing."""
+    assert (entry.order is not None) == (not entry.stochastic or entry.takes("eta"))
 
 
 @every_sampler

@@ -18,12 +18,12 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
-from mixture import THREE, between, f64
+from mixture import THREE, between, exact, f64
 from sfumato.diffusion.denoiser import Denoise, Estimate
-from sfumato.diffusion.drive import answer
+from sfumato.diffusion.drive import Asked, answer, steps
 from sfumato.diffusion.grid import Grid, linspace, trailing
 from sfumato.diffusion.level import Level
-from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise import Noise, seeded
 from sfumato.diffusion.samplers import (
     SAMPLERS,
     Entry,
@@ -735,6 +735,30 @@ def test_unipc_is_the_published_one_in_its_matrix_form(
 def test_unipc_is_of_second_order_in_the_clean_guess(path: Schedule) -> None:
     grid = visible(path, 9, clean=False)
     agree(unipc, partial(unipc_plain, form="x0", order=2), grid)
+
+
+def test_unipc_without_its_lower_end_is_of_third_order_and_with_it_of_second() -> None:
+    path = SCHEDULES["cosine"]()
+    a, b = (path.level(path.time(f64(lam)[0])) for lam in (-2.5, 2.0))
+    x = begun(Grid(path, (a, b)))
+    end = exact(THREE.x0, x, a, b)
+
+    def order(*, lower_final: bool) -> float:
+        grids = [between(path, a, b, n, even_in="lam") for n in (84, 168)]
+        few, many = ((answer(unified(x, g, lower_final=lower_final), THREE.x0) - end).norm() for g in grids)
+        return math.log2(few / many)
+
+    assert order(lower_final=False) > 2.8
+    assert 1.8 < order(lower_final=True) < 2.4
+
+
+@pytest.mark.parametrize("run", [euler, heun])
+def test_churn_does_not_go_beyond_what_the_network_has_seen(run: Run) -> None:
+    grid = trailing(SCHEDULES["scaled_linear"](), 5)
+    events = steps(run(begun(grid), grid, churn=10.0, noise=seeded(range(4))), THREE.x0)
+    asks = [float(event.at.t) for event in events if isinstance(event, Asked)]
+    assert asks[0] == max(asks) == 999  # no churn at the top
+    assert 799 < asks[2 if run is heun else 1] < 999
 
 
 @every_path

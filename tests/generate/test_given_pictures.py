@@ -109,6 +109,7 @@ def test_outpainting_keeps_the_picture_and_paints_around_it(loaded: Loaded) -> N
 @pytest.mark.parametrize(
     ("change", "given", "message"),
     [
+        ({"strength": 0.5}, {}, "strength says how much of a given picture may change, and there is none"),
         ({}, {"mask": HOLE}, "a mask says what of a given picture is painted anew, and there is none; give it as init"),
         ({"extend": (8, 0, 0, 0)}, {}, "extend paints around a given picture, and there is none; give it as init"),
         ({"inversion": True}, {}, "inversion begins from the noise that paints a given picture, and there is none"),
@@ -172,7 +173,7 @@ def test_variations_go_from_one_seed_to_the_next(loaded: Loaded) -> None:
 
 
 def test_a_variation_begins_on_the_arc_between_the_noises(loaded: Loaded) -> None:
-    one_step = asked(steps=1, sampler="ddim", strength=1.0)
+    one_step = asked(steps=1, sampler="ddim")
     x: list[Tensor] = []
     handle = loaded.model.denoiser.net.register_forward_pre_hook(lambda _, inputs: x.append(inputs[0][:1]))
     generate(loaded, one_step.model_copy(update={"variation_seed": 9, "variation_strength": 0.3}))

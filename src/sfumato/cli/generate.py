@@ -154,6 +154,13 @@ def _request(asked: Generate, prompt: str, seed: int) -> Request:
         ):
             if given:
                 raise ValueError(f"--{flag} {what}, and there is no --init")
+    for flag, given, needs, there in (
+        ("feather", asked.feather is not None, "--mask or --extend", asked.mask or asked.extend),
+        ("source", bool(asked.source), "--inversion", asked.inversion),
+        ("variation-seed", asked.variation_seed is not None, "--variation-strength", asked.variation_strength),
+    ):
+        if given and not there:
+            raise ValueError(f"--{flag} says nothing without {needs}; give both or neither")
     shared = set(Request.model_fields) - {"prompt", "seed", "size", "extend"}
     given = {name: getattr(asked, name) for name in shared if getattr(asked, name) is not None}
     return requested(prompt=prompt, seed=seed, size=_size(asked.size), extend=_extend(asked.extend), **given)

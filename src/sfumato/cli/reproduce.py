@@ -90,6 +90,8 @@ def _made(path: Path) -> _Made:
     try:
         model = found["model"]
         request = Request.model_validate(found["request"])
+        if "init" not in found:  # pictures once said a strength that had no meaning
+            request = request.model_copy(update={"strength": None})
         return _Made(request, str(model["name"]), str(model["sha256"]), _hash(found, "init"), _hash(found, "mask"))
     except ValidationError as error:
         raise ValueError(f"the parameters in {path} are not understood: {complaint(error)}") from None
