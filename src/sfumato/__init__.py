@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from sfumato.cond import Cond
-    from sfumato.generate import Model, Request, Result, load
+    from sfumato.generate import Model, Result, load
     from sfumato.models.latent_diffusion import LatentDiffusion
+    from sfumato.request import Request
     from sfumato.train.fit import fit
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ _HOMES = {
     "Cond": "cond",
     "LatentDiffusion": "models.latent_diffusion",
     "Model": "generate",
-    "Request": "generate",
+    "Request": "request",
     "Result": "generate",
     "fit": "train.fit",
     "load": "generate",

@@ -1,16 +1,13 @@
 """From a request to pictures: prompt -> condition -> guide -> grid -> sampler -> latent -> picture."""
 
-import re
-import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
-from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor
 
 from sfumato.diffusion import drive
@@ -21,86 +18,12 @@ from sfumato.diffusion.interpolate import slerp
 from sfumato.diffusion.noise import Noise, seeded
 from sfumato.diffusion.samplers import SAMPLERS, Entry, start
 from sfumato.io import model_folder, pictures
-from sfumato.io.model_folder import Defaults, Guidance, Loaded, SamplerName, SpacingName, Steps
+from sfumato.io.model_folder import Loaded
 from sfumato.latents.canvas import Canvas
 from sfumato.latents.kl import KLFirstStage
-from sfumato.models.config import Closed, complaint
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
-
-LARGEST_SEED = 2**32 - 1  # what seeds are drawn from; any up to 2^64 - 1 may be given
-LARGEST = 2048  # pixels a side
-
-
-def _in_range(size: tuple[int, int]) -> tuple[int, int]:
-    if not 1 <= min(size) <= max(size) <= LARGEST:
-        raise ValueError(f"{size[0]}x{size[1]} is out of range; each side has 1 to {LARGEST} pixels")
-    return size
-
-
-def _border(extend: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    if not 0 <= min(extend) <= max(extend) <= LARGEST or not any(extend):
-        raise ValueError(f"{extend} is out of range; it is pixels to add on the left, top, right and bottom")
-    return extend
-
-
-Size = Annotated[tuple[int, int], AfterValidator(_in_range)]
-Border = Annotated[tuple[int, int, int, int], AfterValidator(_border)]
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
-Part = Annotated[float, Field(ge=0, le=1)]
-FUSED = re.compile(r"^(.*\S)[\s_-]+(karras|exponential)$", re.IGNORECASE)  # "DPM++ 2M Karras", as it once was written
-
-
-class Request(Closed):
-    """What is asked for. What is None is taken from the model's own defaults, or is chosen by what is given."""
-
-    prompt: str = Field(default="", max_length=8000)
-    negative: str = Field(default="", max_length=8000)
-    sampler: SamplerName | None = None
-    spacing: SpacingName | None = None
-    steps: Steps | None = None
-    guidance: Guidance | None = None
-    rescale: Part = 0.0  # of the guess back to the spread of the conditional one
-    eta: Part | None = None  # share of the fresh noise of the ancestral chain, for samplers that take it
-    churn: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)  # S_churn, for samplers that take it
-    seed: Seed = 0
-    variation_seed: Seed = 0
-    variation_strength: Part = 0.0  # how far the first noise goes from that of `seed` to that of `variation_seed`
-    n: int = Field(default=1, ge=1, le=64)
-    size: Size | None = None  # width, height
-    tiling: bool = False  # whether the picture continues on its opposite side
-    strength: Part | None = None  # of the change of a given picture: 0.6, and 1 for a hole in it
-    extend: Border | None = None  # pixels to paint around a given picture: left, top, right, bottom
-    feather: int = Field(default=2, ge=0, le=256)  # pixels in which a hole fades into what is kept
-    inversion: bool = False  # whether to begin from the noise that paints the given picture
-    source: str = Field(default="", max_length=8000)  # what the given picture shows, for the inversion
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unfused(cls, given: Any) -> Any:
-        """A name of a sampler with its spacing behind it is both."""
-        name = given.get("sampler") if isinstance(given, dict) else None
-        match = FUSED.match(name) if isinstance(name, str) and name not in SAMPLERS else None
-        if match is None or match[1] not in SAMPLERS:
-            return given
-        if given.get("spacing") is not None and SPACINGS.name(given["spacing"]) != match[2].lower():
-            raise ValueError(
-                f"sampler '{name}' has its spacing in its name, and spacing is '{given['spacing']}'; say one"
-            )
-        return {**given, "sampler": match[1], "spacing": match[2]}
-
-    def completed(self, defaults: Defaults, resolution: int) -> "Request":
-        """The request with nothing left open, as it is written into pictures."""
-        given = self.model_dump(exclude_none=True)
-        return Request(**{**defaults.model_dump(), "size": (resolution, resolution), **given})
-
-
-def requested(**asked: Any) -> Request:
-    """A Request; ValueError of one line if it is wrong."""
-    try:
-        return Request(**asked)
-    except ValidationError as error:
-        raise ValueError(complaint(error)) from None
+from sfumato.request import LARGEST, Request, requested
 
 
 @dataclass(frozen=True)
@@ -151,11 +74,6 @@ class Model:
 def load(name_or_path: str | Path, *, weights: str | None = None) -> Model:
     """A bundled model by name or a model folder by path; `weights` chooses a weight set. ValueError if it is not so."""
     return Model(model_folder.load(name_or_path, weights=weights))
-
-
-def random_seed() -> int:
-    """A seed for those who ask for none."""
-    return secrets.randbelow(LARGEST_SEED + 1)
 
 
 @torch.no_grad()
@@ -283,7 +201,11 @@ def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | Non
     """The picture to begin from; ValueError for what asks for one that is not there."""
     extend = requests[0].extend
     if init is not None:
-        return Canvas.of(init, mask, extend)
+        canvas = Canvas.of(init, mask, extend)
+        if max(canvas.picture.shape) > LARGEST:
+            height, width = canvas.picture.shape[1:]
+            raise ValueError(f"the picture would be {width}x{height}; each side has 1 to {LARGEST} pixels")
+        return canvas
     for wrong, what in (
         (mask is not None, "a mask says what of a given picture is painted anew"),
         (extend is not None, "extend paints around a given picture"),

@@ -17,9 +17,10 @@ import tiny
 from fill import inp
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
-from sfumato.generate import Preview, Request, Result, generate, random_seed, sample
+from sfumato.generate import Preview, Result, generate, sample
 from sfumato.io import model_folder
 from sfumato.io.model_folder import Loaded
+from sfumato.request import Request, random_seed
 
 ROUNDING = 1e-5
 """Of one step in float32; pixels are in [-1, 1]."""

@@ -14,9 +14,10 @@ from fill import inp
 from sfumato.diffusion.interpolate import slerp
 from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.samplers import SAMPLERS
-from sfumato.generate import Preview, Request, Result, generate, sample
+from sfumato.generate import Preview, Result, generate, sample
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Loaded
+from sfumato.request import Request
 
 PICTURE = (0.5 * inp("init", 3, 24, 16)).clamp(-1, 1)
 HOLE = torch.zeros(24, 16)

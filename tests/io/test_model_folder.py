@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from sfumato.generate import Request, generate
+from sfumato.generate import generate
 from sfumato.io import model_folder, tensors
+from sfumato.request import Request
 
 
 @pytest.fixture(scope="module")

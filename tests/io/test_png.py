@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from sfumato.generate import Request
 from sfumato.io import infotext, pictures
+from sfumato.request import Request
 
 IMAGE = torch.arange(3 * 4 * 5).reshape(3, 4, 5) * 4 / 127.5 - 1  # whole levels
 PROMPTS = [

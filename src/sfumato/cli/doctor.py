@@ -13,8 +13,9 @@ import torch
 
 from sfumato import __version__
 from sfumato.cli.parse import parse
-from sfumato.generate import Request, generate
+from sfumato.generate import generate
 from sfumato.io import model_folder
+from sfumato.request import Request
 
 PARTS = ("torch", "numpy", "safetensors", "pillow", "pydantic", "tyro", "rich", "tokenizers")
 

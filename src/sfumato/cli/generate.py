@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sfumato.cli.parse import File, Int, Name, Number, parse
 from sfumato.diffusion.samplers import SAMPLERS
-from sfumato.generate import Preview, Request, Result, random_seed, requested, sample
+from sfumato.generate import Preview, Result, sample
 from sfumato.io import atomic, infotext, model_folder, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
+from sfumato.request import Request, random_seed, requested
 
 
 @dataclass

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sfumato.cli.parse import File, Name, parse
-from sfumato.generate import Request, generate
+from sfumato.generate import generate
 from sfumato.io import model_folder, pictures
 from sfumato.models.config import complaint
+from sfumato.request import Request
 
 
 @dataclass

@@ -15,9 +15,10 @@ from sfumato.data.sample import Dataset, Meta
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.evaluate import features
 from sfumato.evaluate.reconstruction import reconstructed
-from sfumato.generate import Request, generate
+from sfumato.generate import generate
 from sfumato.io.model_folder import Loaded
 from sfumato.nets.mobilenet import MobileNetV2
+from sfumato.request import Request
 
 BATCH = 32  # pictures made at once
 

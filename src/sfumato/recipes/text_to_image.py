@@ -15,7 +15,7 @@ from sfumato.data.sample import Dataset, Sample
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import Times, denoising_loss
 from sfumato.evaluate.reconstruction import mean_psnr, reconstructed
-from sfumato.generate import Request, generate
+from sfumato.generate import generate
 from sfumato.io import atomic, model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
 from sfumato.latents.autoencoding import Autoencoding
@@ -24,6 +24,7 @@ from sfumato.models.config import Closed, ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.autoencoder import drawn, moments
 from sfumato.nets.lpips import Lpips
+from sfumato.request import Request
 from sfumato.train.batches import indices
 from sfumato.train.fit import Batch, Progress
 from sfumato.train.plan import Plan
