@@ -118,7 +118,7 @@ def sample(
         begun = _Begun(grid.levels[0].sigma * fresh, grid, guide)
     else:
         begun = yield from _begin(run, canvas, common, grid, fresh, guide)
-    run.expect(begun.grid)
+    run.expect((entry, begun.grid))
     latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
     images = run.first_stage.decode(latents).clamp(-1, 1)
     images = images if canvas is None else canvas.pasted(images, common.feather)
@@ -153,14 +153,16 @@ class _Run:
     done: int = 0
     total: int | None = None
 
-    def expect(self, *grids: Grid) -> None:
+    def expect(self, *walks: tuple[Entry, Grid]) -> None:
         """These walks are still to come, all of them."""
-        if self.total is None and not self.entry.adaptive:
-            self.total = sum(self.entry.evaluations(grid) or 0 for grid in grids)
+        counts = [entry.evaluations(grid) for entry, grid in walks]
+        if self.total is None and None not in counts:
+            self.total = sum(count or 0 for count in counts)
 
-    def walk(self, x: Tensor, grid: Grid, guide: Guide) -> Generator[Preview, None, Tensor]:
-        """The sampler's sample."""
-        sampler = start(self.entry, x, grid, self.noise, **self.options)
+    def walk(self, x: Tensor, grid: Grid, guide: Guide, entry: Entry | None = None) -> Generator[Preview, None, Tensor]:
+        """The sample of the sampler, or of another that takes no options."""
+        options = {} if entry else self.options
+        sampler = start(entry or self.entry, x, grid, self.noise, **options)
         for event in drive.steps(sampler, self.denoiser.bind(guide)):
             if isinstance(event, Tensor):
                 return event
@@ -183,7 +185,10 @@ def _begin(
 ) -> Generator[Preview, None, _Begun]:
     """At a given picture with part of the noise, or with the noise that paints it."""
     assert request.strength is not None
-    grid, first_stage = grid.part(request.strength), run.first_stage
+    whole, grid, first_stage = len(grid), grid.part(request.strength), run.first_stage
+    if 0 < len(grid) < run.entry.least:
+        left = f"strength {request.strength} leaves {len(grid)} of {whole}"
+        raise ValueError(f"sampler '{run.entry.name}' needs at least {run.entry.least} steps, and {left}")
     z = first_stage.encode(canvas.picture[None]).expand_as(fresh)
     hole = canvas.latent_hole(first_stage.factor)
     guide = guide if hole is None else inpainted(guide, z, 1 - hole)
@@ -191,8 +196,9 @@ def _begin(
         source = conditional(run.model.conditioner.of([request.source] * len(fresh)))
         up = grid.upward()
         scale = float(up.levels[0].alpha)
-        run.expect(up, up.reversed())
-        return _Begun((yield from run.walk(scale * z, up, source)), up.reversed(), guide, scale)
+        finder = run.entry if run.entry.invertible else SAMPLERS["dpmpp_2m"]  # the flow is the same whoever walks it
+        run.expect((finder, up), (run.entry, up.reversed()))
+        return _Begun((yield from run.walk(scale * z, up, source, finder)), up.reversed(), guide, scale)
     begin = z if hole is None or request.strength < 1 else (1 - hole) * z
     return _Begun(grid.levels[0].alpha * begin + grid.levels[0].sigma * fresh, grid, guide)
 
@@ -221,6 +227,8 @@ def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) ->
     each = []
     for request in requests:
         whole = request.completed(loaded.file.defaults, loaded.file.config.resolution)
+        if request.inversion and (request.n > 1 or request.variation_strength > 0):
+            raise ValueError("inversion begins from one noise, the given picture's; n and variations say nothing there")
         if canvas is None and request.strength is not None:
             raise ValueError("strength says how much of a given picture may change, and there is none; give it as init")
         if canvas is not None:

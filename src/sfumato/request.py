@@ -23,7 +23,9 @@ def _in_range(size: tuple[int, int]) -> tuple[int, int]:
 
 def _border(extend: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     if not 0 <= min(extend) <= max(extend) <= LARGEST or not any(extend):
-        raise ValueError(f"{extend} is out of range; it is pixels to add on the left, top, right and bottom")
+        raise ValueError(
+            f"{extend} is out of range; on the left, top, right and bottom go 0 to {LARGEST} pixels, not all 0"
+        )
     return extend
 
 
@@ -32,6 +34,12 @@ Border = Annotated[tuple[int, int, int, int], AfterValidator(_border)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Part = Annotated[float, Field(ge=0, le=1)]
 FUSED = re.compile(r"^(.*\S)[\s_-]+(karras|exponential)$", re.IGNORECASE)  # "DPM++ 2M Karras", as it once was written
+
+
+def unfused(name: str) -> tuple[str, str | None]:
+    """The sampler and the spacing in a name like "DPM++ 2M Karras"; no spacing if there is none in it."""
+    match = FUSED.match(name.strip()) if name not in SAMPLERS else None
+    return (match[1], match[2].lower()) if match is not None and match[1] in SAMPLERS else (name, None)
 
 
 class Request(Closed):
@@ -63,14 +71,14 @@ class Request(Closed):
     def _unfused(cls, given: Any) -> Any:
         """A name of a sampler with its spacing behind it is both."""
         name = given.get("sampler") if isinstance(given, dict) else None
-        match = FUSED.match(name) if isinstance(name, str) and name not in SAMPLERS else None
-        if match is None or match[1] not in SAMPLERS:
+        sampler, spacing = unfused(name) if isinstance(name, str) else (name, None)
+        if spacing is None:
             return given
-        if given.get("spacing") is not None and SPACINGS.name(given["spacing"]) != match[2].lower():
+        if given.get("spacing") is not None and SPACINGS.name(given["spacing"]) != spacing:
             raise ValueError(
                 f"sampler '{name}' has its spacing in its name, and spacing is '{given['spacing']}'; say one"
             )
-        return {**given, "sampler": match[1], "spacing": match[2]}
+        return {**given, "sampler": sampler, "spacing": spacing}
 
     def completed(self, defaults: Defaults, resolution: int) -> "Request":
         """The request with nothing left open, as it is written into pictures."""

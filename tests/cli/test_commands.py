@@ -211,6 +211,12 @@ def test_a_sampler_by_another_tools_name(sfumato: Run, home: Path) -> None:
     found = pictures.parameters_of(home / "pictures/x-1.png")["request"]
     assert (found["sampler"], found["spacing"], found["tiling"]) == ("dpmpp_2m", "karras", True)
     assert "too smooth" in sfumato("generate", "x", "--seed", 1, "--sampler", "LCM").err
+    few = sfumato("generate", "x", "--seed", 1, "--steps", 3, "--spacing", "Karras").err
+    assert (
+        few
+        == "with less than 10 steps, trailing and linspace paint best; the spacing is karras\n" + few.split("\n", 1)[1]
+    )
+    assert "paint best" not in sfumato("generate", "x", "--seed", 1, "--steps", 3).err
 
 
 # Lists ----------------------------------------------------------------------------------------------------
@@ -228,7 +234,9 @@ def test_samplers(sfumato: Run) -> None:
     for name, other in names.items():
         assert other in next(row["also"] for row in rows if row["name"] == name)
         assert sfumato("samplers", other).out.split("\n")[1].startswith(f"{name} ")
-    assert "Lu et al. 2022b, alg. 2" in sfumato("samplers", "DPM++ 2M").out
+    for name in ("DPM++ 2M", "DPM++ 2M Karras"):
+        assert "Lu et al. 2022b, alg. 2" in sfumato("samplers", name).out
+    assert sfumato("samplers", "ddim").out.endswith("It takes --eta.\n")
 
 
 def test_models(sfumato: Run) -> None:

@@ -106,7 +106,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ),
     (
         (*GENERATE, "--init", "init.png", "--extend", "0,0,0,0"),
-        "it is pixels to add on the left, top, right and bottom",
+        "on the left, top, right and bottom go 0 to 2048 pixels, not all 0",
     ),
     ((*GENERATE, "--init", "init.png", "--extend", "0,0,5,0"), "size 21x16 does not fit this model; both sides must"),
     (

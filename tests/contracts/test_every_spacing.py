@@ -96,7 +96,7 @@ def test_the_way_up_is_the_way_down_reversed_and_has_noise_everywhere(name: str,
         return
     up = grid.upward()
     lams = torch.stack([at.lam for at in up.levels])
-    assert (lams.diff() < 0).all()
+    assert (lams.diff() < -1e-7).all()  # no step is so short that a difference divided by it is rounding
     assert all(at.sigma > 0 and not at.blind for at in up.levels)
     assert up.reversed().levels == up.levels[::-1]
     seen = [at for at in grid.levels if at.sigma > 0 and not at.blind]

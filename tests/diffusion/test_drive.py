@@ -318,3 +318,26 @@ def test_an_id_that_is_given_another_job_runs_that_and_frees_the_first() -> None
     assert first.sampler.gi_frame is None
     got = of(answers[2:], "a")
     assert all(same(a, b) for a, b in zip(got, second.alone(), strict=True))
+
+
+def test_a_job_that_joins_when_one_without_steps_has_told_its_sample_still_runs() -> None:
+    late = Wish("ddim", 3, 1, "plain", 4)
+    x = picture(1, 0)
+    jobs = {"none": Job(ddim(x, trailing(SD, 4).part(0.0)), guide("plain", 1))}
+    answers = []
+    for a in answer_all(jobs, denoiser()):
+        answers.append(a)
+        if a.id == "none":
+            jobs["late"] = late.job()
+    assert all(same(a, b) for a, b in zip(of(answers, "late"), late.alone(), strict=True))
+
+
+def test_strangers_of_different_types_each_keep_theirs() -> None:
+    types = {"half": torch.bfloat16, "single": torch.float32, "double": torch.float64}
+    jobs = {}
+    for name, dtype in types.items():
+        jobs[name] = Job(ddim(picture(1, 3).to(dtype), trailing(SD, 3)), conditional(told(1, 0.5)))
+    for a in answer_all(jobs, denoiser()):
+        got = a.sample if a.asked is None else a.asked.x0
+        assert got is not None
+        assert got.dtype == types[a.id]

@@ -117,6 +117,19 @@ def test_outpainting_keeps_the_picture_and_paints_around_it(loaded: Loaded) -> N
         ({}, {"init": PICTURE, "mask": HOLE.T}, "the mask is 24x16 and the picture is 16x24"),
         ({"inversion": True, "sampler": "euler_a"}, {"init": PICTURE}, "sampler 'euler_a' adds fresh noise, so it"),
         ({"extend": (3, 0, 0, 0)}, {"init": PICTURE}, "size 19x24 does not fit this model"),
+        (
+            {"extend": (0, 0, 2040, 0)},
+            {"init": PICTURE},
+            "the picture would be 2056x24; each side has",
+        ),
+        ({"inversion": True, "n": 2}, {"init": PICTURE}, "inversion begins from one noise"),
+        ({"inversion": True, "sampler": "ddim", "eta": 1.0}, {"init": PICTURE}, "sampler 'ddim' adds fresh noise"),
+        ({"inversion": True, "sampler": "heun", "churn": 9.0}, {"init": PICTURE}, "sampler 'heun' adds fresh noise"),
+        (
+            {"sampler": "pndm", "steps": 20, "strength": 0.1},
+            {"init": PICTURE},
+            "sampler 'pndm' needs at least 4 steps, and strength 0.1 leaves 2 of 20",
+        ),
     ],
 )
 def test_what_a_given_picture_cannot_do(
@@ -209,6 +222,7 @@ def test_a_walk_between_two_seeds_is_one_batch(loaded: Loaded) -> None:
         ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
         ("k_dpmpp_2m", "dpmpp_2m", None),
         ("dpmpp-2m-karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M  Karras ", "dpmpp_2m", "karras"),
         ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"),
         ("Euler a", "euler_a", None),
         ("DPMSolverMultistepScheduler", "dpmpp_2m", None),

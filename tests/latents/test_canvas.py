@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -90,3 +92,29 @@ def test_a_hole_of_another_size_is_refused() -> None:
 def test_without_a_hole_nothing_is_pasted() -> None:
     assert Canvas(PICTURE).pasted(PAINTED, 3) is PAINTED
     assert Canvas(PICTURE).latent_hole(8) is None
+
+
+@pytest.mark.parametrize(
+    ("picture", "hole", "said"),
+    [
+        (torch.zeros(16, 16), None, "a picture has shape"),
+        (torch.zeros(1, 3, 16, 16), None, "a picture has shape"),
+        (torch.zeros(4, 16, 16), None, "a picture has shape"),
+        (torch.zeros(3, 16, 16, dtype=torch.uint8), None, "not (3, 16, 16) of uint8"),
+        (torch.full((3, 16, 16), 255.0), None, "a picture has numbers from -1 to 1"),
+        (torch.full((3, 16, 16), torch.nan), None, "a picture has numbers from -1 to 1"),
+        (torch.zeros(3, 16, 16), torch.zeros(1, 16, 16), "not (1, 16, 16) of float32"),
+        (torch.zeros(3, 16, 16), torch.full((16, 16), 0.5), "is 0 or 1 everywhere"),
+        (torch.zeros(3, 16, 16), torch.full((16, 16), 255, dtype=torch.uint8), "is 0 or 1 everywhere"),
+        (torch.zeros(3, 16, 16), torch.full((16, 16), torch.nan), "is 0 or 1 everywhere"),
+    ],
+)
+def test_what_is_no_picture_or_no_mask_is_refused(picture: Tensor, hole: Tensor | None, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Canvas.of(picture, hole)
+
+
+def test_a_mask_of_truths_is_a_mask() -> None:
+    hole = PICTURE[0] > 0
+    pasted = Canvas.of(PICTURE, hole).pasted(PAINTED, 0)
+    assert torch.equal(pasted, torch.where(hole, PAINTED, PICTURE))

@@ -20,6 +20,8 @@ from sfumato.io import atomic, infotext, model_folder, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
 from sfumato.request import Request, random_seed, requested
 
+FEW, BEST_FOR_FEW = 10, ("trailing", "linspace")
+
 
 @dataclass
 class Generate:
@@ -125,6 +127,9 @@ def _remarks(result: Result, resolution: int) -> Iterator[str]:
         yield f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
     if result.unknown:
         yield f"words that the model was never shown: {', '.join(result.unknown)[:200]}"
+    asked = result.requests[0]
+    if (asked.steps or 0) < FEW and asked.spacing not in BEST_FOR_FEW:
+        yield f"with less than {FEW} steps, {' and '.join(BEST_FOR_FEW)} paint best; the spacing is {asked.spacing}"
     if SAMPLERS[result.requests[0].sampler or ""].consistent:
         yield "this sampler is made for models that answer where the flow ends; of others its pictures are too smooth"
     width, height = result.images.shape[3], result.images.shape[2]

@@ -74,6 +74,8 @@ def _given(asked: Reproduce, made: _Made, old: Tensor) -> tuple[Tensor | None, T
         if digest and path is None:
             what = "began from a picture" if flag == "init" else "was painted through a mask"
             raise ValueError(f"{asked.picture} {what}; give it with --{flag}")
+        if path is not None and not digest:
+            raise ValueError(f"{asked.picture} was made without --{flag}; leave it out")
     if not made.began or asked.init is None:
         return None, None
     left, _, right, _ = made.request.extend or (0, 0, 0, 0)

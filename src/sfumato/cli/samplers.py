@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sfumato.cli.parse import Name, parse
 from sfumato.diffusion.samplers import SAMPLERS, Entry
+from sfumato.request import unfused
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Samplers:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Samplers, arguments, verb="samplers")
-    rows = [_row(entry) for entry in ([SAMPLERS[asked.name]] if asked.name else SAMPLERS.values())]
+    rows = [_row(entry) for entry in ([SAMPLERS[unfused(asked.name)[0]]] if asked.name else SAMPLERS.values())]
     if asked.json:
         print(json.dumps(rows))
         return 0
@@ -49,7 +50,11 @@ def run(arguments: Sequence[str]) -> int:
         )
         table.add_row(row["name"], *cells, ", ".join(row["also"]))
     console.print(table)
-    console.print(f"\n{rows[0]['about']}" if asked.name else "\nsfumato samplers NAME says what it is, and its source.")
+    if asked.name:
+        options = "".join(f"\n\nIt takes --{option}." for option in rows[0]["options"])
+        console.print(f"\n{rows[0]['about']}{options}")
+    else:
+        console.print("\nsfumato samplers NAME says what it is, its source, and whether it takes --eta or --churn.")
     return 0
 
 

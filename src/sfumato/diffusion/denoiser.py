@@ -110,9 +110,8 @@ class Denoiser(nn.Module):
             levels = zip(*(q.at.rows(q.x) for q in queries), strict=True)
             at = Level(*(torch.cat(parts) for parts in levels))
         x0, spread, _ = self.estimate(torch.cat([q.x for q in queries]), at, Cond.cat([q.cond for q in queries]))
-        if spread is None:
-            return x0.split(sizes)
-        return [Estimate(*both) for both in zip(x0.split(sizes), spread.split(sizes), strict=True)]
+        each = [own.to(q.x.dtype) for own, q in zip(x0.split(sizes), queries, strict=True)]
+        return each if spread is None else [Estimate(*both) for both in zip(each, spread.split(sizes), strict=True)]
 
     def bind(self, guide: Guide) -> Denoise:
         """The plain callable (x, level) -> x0 that puts the guide's questions to this network."""

@@ -73,6 +73,8 @@ def answer_all(jobs: Mapping[Id, Job], denoiser: Denoiser) -> Iterator[Answer[Id
                 yield from running[id_].start()
             asking = [run for run in running.values() if run.sample is None]
             if not asking:
+                if any(id_ not in running or running[id_].job is not job for id_, job in jobs.items()):
+                    continue  # put in while those that started and ended at once were told
                 return
             answers = iter(denoiser.ask([q for run in asking for q in run.queries]))
             for run in asking:

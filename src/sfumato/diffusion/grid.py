@@ -57,8 +57,8 @@ class Grid:
         if end.sigma == 0:
             end = self.schedule.level(self.schedule.span[0])
             end = end if end.sigma > 0 else self._at(CLEAN)
-        seen = [at for at in above if at.lam < end.lam and not at.blind]
-        if len(seen) < len(above) and above[0].blind:
+        seen = [at for at in above if at.lam < end.lam - NEAR and not at.blind]
+        if above[0].blind:
             seen = [self._at(BLIND + 1e-9), *seen]
         return replace(self, levels=(end, *reversed(seen)))
 
@@ -72,6 +72,9 @@ class Grid:
 
 CLEAN = 8.0
 """The half log-SNR that stands for the clean end where a schedule reaches sigma = 0."""
+
+NEAR = 1e-6
+"""Levels nearer than this in half log-SNR are one."""
 
 SPACINGS: Registry[Callable[..., Grid]] = Registry("spacing")
 

@@ -16,18 +16,26 @@ class Canvas:
 
     @staticmethod
     def of(picture: Tensor, hole: Tensor | None = None, extend: tuple[int, int, int, int] | None = None) -> "Canvas":
-        """A picture (3, H, W), with a hole (H, W), and `extend` pixels more on the left, top, right and bottom.
+        """A picture (3, H, W) in [-1, 1], with a hole (H, W) of zeros and ones, and `extend` pixels more on the left,
+        top, right and bottom.
 
-        ValueError if the hole has another size than the picture.
+        ValueError if a picture or a hole is not so, or if they differ in size.
         """
+        if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point():  # noqa: PLR2004
+            raise ValueError(f"a picture has shape (3, height, width) and real numbers, not {_described(picture)}")
+        if not (picture.abs() <= 1).all():  # nan is not
+            raise ValueError("a picture has numbers from -1 to 1, and this has others")
+        if hole is not None and (hole.ndim != 2 or not ((hole == 0) | (hole == 1)).all()):  # noqa: PLR2004
+            raise ValueError(f"a mask has shape (height, width) and is 0 or 1 everywhere, not {_described(hole)}")
         if hole is not None and hole.shape != picture.shape[1:]:
             mine, theirs = (f"{s[-1]}x{s[-2]}" for s in (hole.shape, picture.shape))
             raise ValueError(f"the mask is {mine} and the picture is {theirs}; they must have the same size")
+        hole = None if hole is None else hole.to(picture.dtype)
         if extend is not None:
             left, top, right, bottom = extend
             sides = (left, right, top, bottom)
             hole = picture.new_zeros(picture.shape[1:]) if hole is None else hole
-            hole = F.pad(hole.to(picture.dtype), sides, value=1.0)
+            hole = F.pad(hole, sides, value=1.0)
             picture = F.pad(picture[None], sides, mode="replicate")[0]
         return Canvas(picture, hole)
 
@@ -45,6 +53,10 @@ class Canvas:
         weight = feathered(self.hole, feather).to(images)
         mixed = weight * images + (1 - weight) * self.picture.to(images)
         return torch.where(weight > 0, mixed, self.picture.to(images))
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def feathered(hole: Tensor, radius: int) -> Tensor:

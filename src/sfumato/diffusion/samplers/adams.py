@@ -29,7 +29,7 @@ def plms(x: Tensor, grid: Grid) -> Sampler:
     return (yield from _multistep(x, grid, _adams, order=4, warm_up=(_heun,)))
 
 
-@sampler("s_pndm", order=2, extra=(1,))
+@sampler("s_pndm", order=2, invertible=True, extra=(1,))
 def s_pndm(x: Tensor, grid: Grid) -> Sampler:
     """S-PNDM: Heun, then two noises (Liu et al. 2022a, sec. 3.4)."""
     return (yield from _multistep(x, grid, _adams, order=2, warm_up=(_heun,)))
@@ -41,7 +41,7 @@ def pndm(x: Tensor, grid: Grid) -> Sampler:
     return (yield from _multistep(x, grid, _adams, order=4, warm_up=(_runge_kutta,) * 3))
 
 
-@sampler("ipndm", order=2, also=("IPNDMScheduler",))
+@sampler("ipndm", order=2, invertible=True, also=("IPNDMScheduler",))
 def ipndm(x: Tensor, grid: Grid) -> Sampler:
     """Improved PNDM: Adams-Bashforth of growing order, with no warm-up to pay for (Zhang & Chen 2023)."""
     return (yield from _multistep(x, grid, _adams, order=4))

@@ -43,7 +43,7 @@ def dpm_adaptive(x: Tensor, grid: Grid, *, rtol: float = 0.05, atol: float = 0.0
     return (yield from adaptive(x, grid, form="eps", order=3, atol=atol, rtol=rtol))
 
 
-@sampler("dpmpp_adaptive", order=3, adaptive=True)
+@sampler("dpmpp_adaptive", order=3, invertible=True, adaptive=True)
 def dpmpp_adaptive(x: Tensor, grid: Grid, *, rtol: float = 0.05, atol: float = 0.0078) -> Sampler:
     """Adaptive DPM-Solver++ of third order: chooses its steps between the ends of the grid."""
     return (yield from adaptive(x, grid, form="x0", order=3, atol=atol, rtol=rtol))

@@ -49,6 +49,7 @@ def dpm_solver(
 @sampler(
     "dpmpp_2m",
     order=2,
+    invertible=True,
     label="DPM++ 2M",
     also=("k_dpmpp_2m", "dpm++2m", "dpmpp", "DPMSolverMultistepScheduler"),
 )
@@ -67,13 +68,13 @@ def dpmpp_3m(x: Tensor, grid: Grid) -> Sampler:
     return (yield from dpm_solver(x, grid, form="x0", order=3))
 
 
-@sampler("dpm_solver_2m", order=2, least=2, also=("dpm_solver", "dpmsolver"))
+@sampler("dpm_solver_2m", order=2, invertible=True, least=2, also=("dpm_solver", "dpmsolver"))
 def dpm_solver_2m(x: Tensor, grid: Grid) -> Sampler:
     """DPM-Solver of second order, multistep (Lu et al. 2022a): the noise, continued along a line in half log-SNR."""
     return (yield from dpm_solver(x, grid, form="eps", order=2))
 
 
-@sampler("dpm_solver_3m", order=2, least=3)
+@sampler("dpm_solver_3m", order=2, invertible=True, least=3)
 def dpm_solver_3m(x: Tensor, grid: Grid) -> Sampler:
     """DPM-Solver-3M (Lu et al. 2022a): the noise, continued along a bent line in half log-SNR; see dpmpp_3m."""
     return (yield from dpm_solver(x, grid, form="eps", order=3))

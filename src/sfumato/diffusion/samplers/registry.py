@@ -32,6 +32,7 @@ class Entry:
     least: int = 1  # steps below which it is another method
     stochastic: bool = False
     adaptive: bool = False  # it takes its own steps between the ends of the grid
+    invertible: bool = False  # it also walks up, from a picture to the noise that paints it, without losing the picture
     consistent: bool = False  # its guess is where the flow ends (a consistency model), not the mean
     learned: bool = False  # it reads the spread and the push of an Estimate
     needs_spread: bool = False  # it cannot do without the spread

@@ -11,7 +11,7 @@ from sfumato.diffusion.samplers.churn import churned
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 
-@sampler("ddim", order=1, label="DDIM", also=("DDIMScheduler", "dpm_solver_1"))
+@sampler("ddim", order=1, invertible=True, label="DDIM", also=("DDIMScheduler", "dpm_solver_1"))
 def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Denoising diffusion implicit models (Song et al. 2021a, eq. 12 and 16). At eta = 1 it is DDPM."""
     if eta > 0 and noise is None:
@@ -22,7 +22,13 @@ def ddim(x: Tensor, grid: Grid, *, eta: float = 0.0, noise: Noise | None = None)
     return x
 
 
-@sampler("euler", order=1, label="Euler", also=("k_euler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"))
+@sampler(
+    "euler",
+    order=1,
+    invertible=True,
+    label="Euler",
+    also=("k_euler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+)
 def euler(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
     """Euler's method in sigma / alpha, which is ddim, with the churn of Karras et al. 2022 (alg. 2)."""
     for a, b in grid.steps():
