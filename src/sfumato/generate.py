@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,10 +195,12 @@ def _begin(
     if request.inversion:
         source = conditional(run.model.conditioner.of([request.source] * len(fresh)))
         up = grid.upward()
-        scale = float(up.levels[0].alpha)
+        down, scale = up.reversed(), float(up.levels[0].alpha)
+        if grid.levels[0].blind:  # where samplers begin with a plain move; x is all noise there and just below
+            down = replace(down, levels=(grid.levels[0], *down.levels[1:]))
         finder = run.entry if run.entry.invertible else SAMPLERS["dpmpp_2m"]  # the flow is the same whoever walks it
-        run.expect((finder, up), (run.entry, up.reversed()))
-        return _Begun((yield from run.walk(scale * z, up, source, finder)), up.reversed(), guide, scale)
+        run.expect((finder, up), (run.entry, down))
+        return _Begun((yield from run.walk(scale * z, up, source, finder)), down, guide, scale)
     begin = z if hole is None or request.strength < 1 else (1 - hole) * z
     return _Begun(grid.levels[0].alpha * begin + grid.levels[0].sigma * fresh, grid, guide)
 

@@ -74,7 +74,7 @@ class Generate:
     feather: Int = None
     """Pixels in which what is painted fades into what stays; 2 if not said."""
     inversion: bool = False
-    """Begin from the noise that paints --init, found by running the sampler backwards."""
+    """Begin from the noise that paints --init, found by walking the flow backwards."""
     source: str = ""
     """What --init shows, for --inversion: then the prompt changes it and keeps what they share."""
     out: Path = Path("pictures")
