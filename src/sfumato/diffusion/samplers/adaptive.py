@@ -24,8 +24,7 @@ def adaptive(
 
     A step is taken if the root mean square of the difference between the orders, over atol or rtol times the sample, is
     at most one. Every sample of a batch has its own steps, so that it does not depend on its batch mates; it waits for
-    the slowest at the end. RuntimeError after `most` questions, and
-    if the answers are not finite.
+    the slowest at the end. RuntimeError after `most` questions, and if the answers are not finite.
     """
     levels = [*grid.levels]
     while len(levels) > 1 and levels[0].blind:
