@@ -1,6 +1,6 @@
 """The proof as a table: what each sampler declares, and the order that is measured on the exact Gaussian mixture.
 
-    python benchmarks/orders.py > docs/orders.md
+    python benchmarks/orders.py
 
 The order is log2 of what twice as many steps do to the error: 84 to 168 steps even in log-SNR (the same for all
 schedules), and 384 to 768 steps even in time. A sampler with fresh noise is measured at eta = 0 where it has an eta.

@@ -208,6 +208,11 @@ def _begin(
 def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | None) -> Canvas | None:
     """The picture to begin from; ValueError for what asks for one that is not there."""
     extend = requests[0].extend
+    for name, given in (("init", init), ("mask", mask)):
+        if given is not None and not isinstance(given, Tensor):
+            raise ValueError(
+                f"{name} must be a tensor; sfumato.io.pictures has read and read_mask for files, from_pil for Pillow"
+            )
     if init is not None:
         canvas = Canvas.of(init, mask, extend)
         if max(canvas.picture.shape) > LARGEST:

@@ -237,6 +237,7 @@ def test_samplers(sfumato: Run) -> None:
     for name in ("DPM++ 2M", "DPM++ 2M Karras"):
         assert "Lu et al. 2022b, alg. 2" in sfumato("samplers", name).out
     assert sfumato("samplers", "ddim").out.endswith("It takes --eta.\n")
+    assert "its spacing is karras" in sfumato("samplers", "DPM++ 2M Karras").out
 
 
 def test_models(sfumato: Run) -> None:

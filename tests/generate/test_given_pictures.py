@@ -112,6 +112,7 @@ def test_outpainting_keeps_the_picture_and_paints_around_it(loaded: Loaded) -> N
     [
         ({"strength": 0.5}, {}, "strength says how much of a given picture may change, and there is none"),
         ({}, {"mask": HOLE}, "a mask says what of a given picture is painted anew, and there is none; give it as init"),
+        ({}, {"init": "photo.png"}, "init must be a tensor; sfumato.io.pictures has read"),
         ({"extend": (8, 0, 0, 0)}, {}, "extend paints around a given picture, and there is none; give it as init"),
         ({"inversion": True}, {}, "inversion begins from the noise that paints a given picture, and there is none"),
         ({}, {"init": PICTURE, "mask": HOLE.T}, "the mask is 24x16 and the picture is 16x24"),
@@ -133,7 +134,7 @@ def test_outpainting_keeps_the_picture_and_paints_around_it(loaded: Loaded) -> N
     ],
 )
 def test_what_a_given_picture_cannot_do(
-    loaded: Loaded, change: dict[str, Any], given: dict[str, Tensor], message: str
+    loaded: Loaded, change: dict[str, Any], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         generate(loaded, asked(**change), **given)

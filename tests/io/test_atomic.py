@@ -99,3 +99,13 @@ def test_where_nothing_can_be_written_is_said_beforehand(tmp_path: Path, monkeyp
     with pytest.raises(ValueError, match=r"new cannot be written, .* does not allow it; choose another place$"):
         atomic.check_writable(tmp_path / "new")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_new_file_takes_no_place_of_another(tmp_path: Path) -> None:
+    atomic.write_bytes(tmp_path / "a", b"first", new=True)
+    with pytest.raises(FileExistsError):
+        atomic.write_bytes(tmp_path / "a", b"second", new=True)
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    atomic.write_bytes(tmp_path / "a", b"third")
+    assert (tmp_path / "a").read_bytes() == b"third"

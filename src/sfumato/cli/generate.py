@@ -1,5 +1,7 @@
 """`sfumato generate PROMPT ... [flags]`: pictures from prompts, each with its parameters inside."""
 
+import contextlib
+import itertools
 import json
 import re
 import sys
@@ -109,8 +111,7 @@ def run(arguments: Sequence[str]) -> int:
                 parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
             if asked.mask is not None:
                 parameters["mask"] = {"file": asked.mask.name, "sha256": pictures.digest(mask)}
-            path = _free(asked.out, one)
-            pictures.save_png(image, path, parameters, infotext.write(one, loaded.file.name))
+            path = _saved(image, asked.out, one, parameters, loaded.file.name)
             heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
             written.append({"file": str(path), **heard, **parameters})
             if not asked.json:
@@ -220,10 +221,14 @@ def _identity(loaded: Loaded) -> dict[str, str]:
     }
 
 
-def _free(out: Path, request: Request) -> Path:
-    """A file name that is not taken."""
+def _saved(image: Tensor, out: Path, request: Request, parameters: dict[str, Any], model: str) -> Path:
+    """The file that the picture is in, by a name that was free."""
     words = re.sub(r"[\W_]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
-    path, k = out / f"{words}-{request.seed}.png", 2
-    while path.exists():
-        path, k = out / f"{words}-{request.seed}_{k}.png", k + 1
-    return path
+    for k in itertools.count(1):
+        path = out / f"{words}-{request.seed}{f'_{k}' if k > 1 else ''}.png"
+        if path.exists():
+            continue
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            pictures.save_png(image, path, parameters, infotext.write(request, model), new=True)
+            return path
+    raise AssertionError("names do not end")

@@ -51,6 +51,9 @@ def run(arguments: Sequence[str]) -> int:
         table.add_row(row["name"], *cells, ", ".join(row["also"]))
     console.print(table)
     if asked.name:
+        spacing = unfused(asked.name)[1]
+        if spacing:
+            console.print(f"\nAsked for by this name, its spacing is {spacing}.")
         options = "".join(f"\n\nIt takes --{option}." for option in rows[0]["options"])
         console.print(f"\n{rows[0]['about']}{options}")
     else:

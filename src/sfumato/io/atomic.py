@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole. Folders above it are made."""
+def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Write a file whole. Folders above it are made. With `new`, FileExistsError if there is one, whoever made it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -16,7 +16,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        if not (new and _linked(beside, path)):
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     _sync(path.parent)
@@ -52,6 +53,17 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"{folder} cannot be a folder, for {nearest} is a file; choose another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"{folder} cannot be written, {nearest} does not allow it; choose another place")
+
+
+def _linked(beside: Path, path: Path) -> bool:
+    """Whether the file has its name now; FileExistsError if another has it. Some file systems know no links."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -49,10 +49,10 @@ def decode(data: bytes, *, size: int | None = None) -> Tensor:
     return from_pil(picture)
 
 
-def read(path: Path, *, size: int | None = None) -> Tensor:
+def read(path: Path | str, *, size: int | None = None) -> Tensor:
     """`decode` the bytes of a file; its ValueError names the file, also one that cannot be opened."""
     try:
-        return decode(path.read_bytes(), size=size)
+        return decode(Path(path).read_bytes(), size=size)
     except OSError as error:
         raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None
     except ValueError as error:
@@ -66,7 +66,8 @@ def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
     """
     mine, theirs = (_sides(file) for file in (path, of))
     if mine != theirs:
-        raise ValueError(f"{path} is {mine[0]}x{mine[1]} and {of} is {theirs[0]}x{theirs[1]}; a mask has the same size")
+        sizes = f"{path} is {mine[0]}x{mine[1]} and {of} is {theirs[0]}x{theirs[1]}"
+        raise ValueError(f"{sizes}; a mask has the same size")
     return (read(path, size=size).mean(0) >= 0).float()
 
 
@@ -100,10 +101,13 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def save_png(image: Tensor, path: Path, parameters: Mapping[str, Any], infotext: str = "") -> None:
+def save_png(
+    image: Tensor, path: Path, parameters: Mapping[str, Any], infotext: str = "", *, new: bool = False
+) -> None:
     """Write (3, H, W) in [-1, 1] as PNG, whole or not at all, with its parameters inside.
 
-    The text chunk "sfumato" holds `parameters` as JSON; "parameters" holds `infotext`, which other tools read.
+    The text chunk "sfumato" holds `parameters` as JSON; "parameters" holds `infotext`, which other tools read. With
+    `new`, FileExistsError if the file is there.
     """
     text = PngImagePlugin.PngInfo()
     if infotext:
@@ -112,7 +116,7 @@ def save_png(image: Tensor, path: Path, parameters: Mapping[str, Any], infotext:
         _add(text, "sfumato", json.dumps(parameters, ensure_ascii=False))
     buffer = io.BytesIO()
     to_pil(image).save(buffer, "PNG", pnginfo=text)
-    atomic.write_bytes(path, buffer.getvalue())
+    atomic.write_bytes(path, buffer.getvalue(), new=new)
 
 
 def parameters_of(path: Path) -> dict[str, Any]:
