@@ -808,11 +808,22 @@ def push_at(x: Tensor) -> Tensor:
 
 
 def ancestral_plain(x: Tensor, grid: Grid, draw: Draw, *, variance: str, pushed: bool = False) -> Tensor:
-    """p_sample of Ho et al. 2020 and Nichol & Dhariwal 2021; the push is that of Dhariwal & Nichol 2021, alg. 1."""
+    """p_sample of Ho et al. 2020 and Nichol & Dhariwal 2021; the push is that of Dhariwal & Nichol 2021, alg. 1.
+
+    At the last step, where the posterior has no variance, their programs push by none ("small"), by that of the step
+    before ("large"), or by what lies between that and beta ("learned").
+    """
+    before = None
     for a, b in zip(grid.levels, grid.levels[1:], strict=False):
         on_x0, on_x, small, large = respaced(a, b)
         v = {"small": torch.zeros_like(x), "large": torch.ones_like(x), "learned": spread_at(x)}[variance]
-        var = (v * large.log() + (1 - v) * small.log()).exp() if small > 0 else large * (variance == "large")
+        if small > 0:
+            before = small
+            var = (v * large.log() + (1 - v) * small.log()).exp()
+        else:
+            assert before is not None
+            between = (v * large.log() + (1 - v) * before.log()).exp()
+            var = {"small": 0 * large, "large": before, "learned": between}[variance]
         mean = on_x0 * THREE.x0(x, a) + on_x * x + (var * push_at(x) if pushed else 0)
         x = mean + var.sqrt() * draw() if b.sigma > 0 else mean
     return x

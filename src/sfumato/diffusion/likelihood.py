@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +11,9 @@ from torch import Tensor
 from sfumato.diffusion.denoiser import Denoise, Estimate
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
-from sfumato.diffusion.move import forward_std, posterior_std
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.reverse import Variance, log_variances, posterior_mean, reverse
 from sfumato.diffusion.samplers.registry import Ask
-
-Variance = Literal["small", "large", "learned"]
-"""Of a step down: the posterior's, beta, or between the two where the network says (Nichol & Dhariwal 2021, eq. 15)."""
 
 OUTERMOST = 0.999
 """Beyond it, on either side, lie the centres of the first and the last bin alone."""
@@ -47,45 +44,6 @@ def discretised_gaussian(x: Tensor, mean: Tensor, log_std: Tensor, *, half: floa
     return (upper - lower).clamp_min(1e-12).log()
 
 
-def posterior_mean(x0: Tensor, x: Tensor, a: Level, b: Level) -> Tensor:
-    """Mean of q(x_b | x_a, x0) of the chain through both levels, with `x` at `a` (Ho et al. 2020, eq. 7)."""
-    kept = a.alpha / b.alpha * (b.sigma / a.sigma) ** 2
-    return b.alpha * (forward_std(a, b) / a.sigma) ** 2 * x0 + kept * x
-
-
-def reverse(
-    x: Tensor,
-    a: Level,
-    b: Level,
-    guess: Tensor | Estimate,
-    *,
-    variance: Variance = "small",
-    clip: bool = True,
-    above: Level | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of the model's step p(x_b | x_a), with `x` (B, ...) at `a`; each broadcasts against x.
-
-    `clip` holds the guess in [-1, 1], as one does in sampling and evaluation and not in the loss. Where `b` is clean
-    the posterior has no variance, and that of the step before, from `above` to `a`, stands for it; also in "large", but
-    not for the upper end of "learned" (the programs of Ho et al. 2020 and Dhariwal & Nichol 2021).
-    """
-    x0, spread, push = Estimate.of(guess)
-    low, high = _log_variances(a, b, above)
-    match variance:
-        case "small":
-            log_var = low
-        case "large":
-            log_var = torch.where(b.sigma == 0, low, high)
-        case "learned":
-            if spread is None:
-                raise ValueError("this guess says nothing of its variance; take variance 'small' or 'large'")
-            log_var = spread * high + (1 - spread) * low
-        case _:
-            raise ValueError(f"variance {variance!r} is unknown; there are 'small', 'large' and 'learned'")
-    mean = posterior_mean(x0.clamp(-1, 1) if clip else x0, x, a, b)
-    return (mean if push is None else mean + log_var.exp() * push), log_var
-
-
 def step_bound(
     x0: Tensor,
     x: Tensor,
@@ -104,7 +62,7 @@ def step_bound(
     Dhariwal 2021 (eq. 16), who detach the guess and not its spread.
     """
     mean, log_var = reverse(x, a, b, guess, variance=variance, clip=clip, above=above)
-    narrower = _log_variances(a, b, above)[0] - log_var
+    narrower = log_variances(a, b, above)[0] - log_var
     off = posterior_mean(x0, x, a, b) - mean
     kl = (torch.expm1(narrower) - narrower + off.square() * (-log_var).exp()) / 2
     clean = (b.sigma == 0).to(x.device)
@@ -211,16 +169,6 @@ def bits_per_dim(log_density: Tensor, dims: int, scale: float = 127.5) -> Tensor
 def _normal_cdf(u: Tensor) -> Tensor:
     """The approximation of OpenAI's programs, within 3e-4."""
     return (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3))) / 2
-
-
-def _log_variances(a: Level, b: Level, above: Level | None) -> tuple[Tensor, Tensor]:
-    """The posterior's, or where `b` is clean that of the step before, and beta's."""
-    std = posterior_std(a, b)
-    if above is not None:
-        std = torch.where(b.sigma == 0, posterior_std(above, a), std)
-    elif (b.sigma == 0).any():
-        raise ValueError("a step to clean has the variance of the step before it; say which level is above")
-    return 2 * std.log(), 2 * forward_std(a, b).log()
 
 
 def _bits(nats: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from torch import Tensor
 from sfumato.diffusion.denoiser import Estimate
 from sfumato.diffusion.grid import Grid
 from sfumato.diffusion.level import Level
-from sfumato.diffusion.move import forward_std, move, posterior_std, remaining
+from sfumato.diffusion.move import move, posterior_std
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.reverse import Variance, reverse
 from sfumato.diffusion.samplers.churn import churned
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
@@ -79,29 +80,14 @@ def lcm(x: Tensor, grid: Grid, *, noise: Noise) -> Sampler:
     return x
 
 
-def _ancestral(x: Tensor, grid: Grid, noise: Noise, variance: str) -> Sampler:
-    """Mean of the posterior plus noise of the asked variance; what pushes the mean pushes it by that variance."""
+def _ancestral(x: Tensor, grid: Grid, noise: Noise, variance: Variance) -> Sampler:
+    """A draw from the model's own step, and at a clean end its mean."""
+    above: Level | None = None
     for a, b in grid.steps():
-        x0, spread, push = Estimate.of((yield x, a))
-        small = posterior_std(a, b)
-        match variance, spread:
-            case "learned", Tensor():
-                fresh = _between(a, b, spread)
-            case "learned", _:
-                raise ValueError(
-                    "this network did not learn its variance; sample it with ddpm, whose variance is fixed"
-                )
-            case _:
-                fresh = forward_std(a, b) if variance == "large" else small
-        mean = move(x, a, b, x0=x0, kept=remaining(b, small))
-        mean = mean if push is None else mean + (fresh**2 * push).to(x.dtype)
-        x = mean if b.sigma == 0 else mean + fresh * noise(x)
+        guess = Estimate.of((yield x, a))
+        if b.sigma == 0 and (above is None or variance == "small"):  # nothing lends this step a variance to push by
+            return move(x, a, b, x0=guess.x0)
+        mean, log_var = reverse(x, a, b, guess, variance=variance, clip=False, above=above)
+        x = mean if b.sigma == 0 else mean + (log_var / 2).exp() * noise(x)
+        above = a
     return x
-
-
-def _between(a: Level, b: Level, spread: Tensor) -> Tensor:
-    """Deviation whose logarithm lies at `spread` between those of the posterior and of beta."""
-    if b.sigma == 0:
-        return forward_std(a, b) * 0
-    low, high = posterior_std(a, b).log(), forward_std(a, b).log()
-    return (spread * high + (1 - spread) * low).exp()

@@ -8,6 +8,7 @@ from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move, noise_in, posterior_std, remaining
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.samplers.churn import churned
+from sfumato.diffusion.samplers.exponential import Form, guess_of, moved
 from sfumato.diffusion.samplers.registry import Sampler, sampler
 
 
@@ -29,16 +30,7 @@ def heun(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = Non
 @sampler("dpm2", order=2, calls=2, label="DPM2", also=("k_dpm_2", "dpm_2", "KDPM2DiscreteScheduler"))
 def dpm2(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = None) -> Sampler:
     """The midpoint rule: the noise half-way in log-SNR (DPM-Solver-2 after Karras et al. 2022)."""
-    for a, b in grid.steps():
-        x, up = churned(x, a, grid, churn, noise)
-        x0 = yield x, up
-        if b.sigma == 0 or a.blind:
-            x = move(x, up, b, x0=x0)
-            continue
-        m = grid.middle(up, b)
-        y = move(x, up, m, x0=x0)
-        x = move(x, up, b, eps=noise_in(y, (yield y, m), m))
-    return x
+    return (yield from _midpoint(x, grid, form="eps", churn=churn, noise=noise))
 
 
 @sampler(
@@ -51,16 +43,7 @@ def dpm2(x: Tensor, grid: Grid, *, churn: float = 0.0, noise: Noise | None = Non
 )
 def dpm2_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
     """The midpoint rule down to where the noise of the ancestral chain leaves room for the fresh."""
-    for a, b in grid.steps():
-        x0 = yield x, a
-        fresh = eta * posterior_std(a, b)
-        if b.sigma == 0 or a.blind:
-            x = move(x, a, b, x0=x0, fresh=fresh, noise=noise)
-            continue
-        m = grid.middle(a, _lower(b, fresh))
-        y = move(x, a, m, x0=x0)
-        x = move(x, a, b, eps=noise_in(y, (yield y, m), m), fresh=fresh, noise=noise)
-    return x
+    return (yield from _midpoint(x, grid, form="eps", eta=eta, noise=noise))
 
 
 @sampler(
@@ -73,16 +56,7 @@ def dpm2_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
 )
 def dpmpp_2s_a(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampler:
     """DPM-Solver++(2S) with the noise of the ancestral chain (Lu et al. 2022b, alg. 1): the clean guess half-way."""
-    for a, b in grid.steps():
-        x0 = yield x, a
-        fresh = eta * posterior_std(a, b)
-        if b.sigma == 0 or a.blind:
-            x = move(x, a, b, x0=x0, fresh=fresh, noise=noise)
-            continue
-        m = grid.middle(a, _lower(b, fresh))
-        y = move(x, a, m, x0=x0)
-        x = move(x, a, b, x0=(yield y, m), fresh=fresh, noise=noise)
-    return x
+    return (yield from _midpoint(x, grid, form="x0", eta=eta, noise=noise))
 
 
 @sampler(
@@ -107,6 +81,24 @@ def dpmpp_sde(x: Tensor, grid: Grid, *, noise: Noise, eta: float = 1.0) -> Sampl
             carried = _carried(a, m, b)
             z = carried * z + (1 - carried**2).clamp_min(0).sqrt() * noise(x)
         x = move(x, a, b, x0=guess, fresh=fresh, noise=z)
+    return x
+
+
+def _midpoint(
+    x: Tensor, grid: Grid, *, form: Form, eta: float = 0.0, churn: float = 0.0, noise: Noise | None = None
+) -> Sampler:
+    """The guess half-way in log-SNR to where fresh noise, if there is any, brings the step to its end."""
+    for a, b in grid.steps():
+        x, up = churned(x, a, grid, churn, noise)
+        x0 = yield x, up
+        fresh = eta * posterior_std(up, b)
+        if b.sigma == 0 or a.blind:
+            x = move(x, up, b, x0=x0, fresh=fresh, noise=noise)
+            continue
+        m = grid.middle(up, _lower(b, fresh))
+        y = move(x, up, m, x0=x0)
+        guess = guess_of(form, y, (yield y, m), m)
+        x = moved(form, x, up, b, guess, fresh=fresh, noise=noise)
     return x
 
 
