@@ -69,6 +69,6 @@ def _row(entry: Entry) -> dict[str, Any]:
         "stochastic": entry.stochastic,
         "least_steps": entry.least,
         "options": [name for name in ("eta", "churn") if entry.takes(name)],
-        "also": [name for name in (entry.label, *entry.also) if name],
+        "also": entry.others,
         "about": inspect.getdoc(entry.run) or "",
     }

@@ -10,7 +10,7 @@ from sfumato.diffusion.level import Level
 from sfumato.diffusion.move import move
 from sfumato.diffusion.samplers.exponential import Form
 from sfumato.diffusion.samplers.registry import Ask, Sampler, sampler
-from sfumato.diffusion.samplers.singlestep import single
+from sfumato.diffusion.samplers.singlestep import seen, single
 
 FIRST_STEP = 0.05  # in half log-SNR
 SAFETY = 0.9
@@ -26,11 +26,7 @@ def adaptive(
     at most one. Every sample of a batch has its own steps, so that it does not depend on its batch mates; it waits for
     the slowest at the end. RuntimeError after `most` questions, and if the answers are not finite.
     """
-    levels = [*grid.levels]
-    while len(levels) > 1 and levels[0].blind:
-        x = move(x, levels[0], levels[1], x0=(yield x, levels[0]))
-        levels = levels[1:]
-    clean = levels.pop() if levels[-1].sigma == 0 and len(levels) > 1 else None
+    x, levels, clean = yield from seen(x, grid)
     if len(levels) > 1:
         x = yield from _in_float64(_walk(x.double(), levels[0], levels[-1], grid, form, order, atol, rtol, most), x)
     return x if clean is None else move(x, levels[-1], clean, x0=(yield x, levels[-1]))

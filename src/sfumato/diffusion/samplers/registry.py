@@ -37,7 +37,12 @@ class Entry:
     learned: bool = False  # it reads the spread and the push of an Estimate
     needs_spread: bool = False  # it cannot do without the spread
     label: str = ""  # in the infotext of A1111's web UI
-    also: tuple[str, ...] = ()  # the names that other tools use
+    also: tuple[str, ...] = ()  # what other tools call it
+
+    @property
+    def others(self) -> list[str]:
+        """All names that other tools use."""
+        return [name for name in (self.label, *self.also) if name]
 
     def evaluations(self, grid: Grid) -> int | None:
         """Network evaluations of a run; None if it depends on what the network answers.
@@ -70,7 +75,7 @@ def sampler(
     def add(run: Callable[..., Sampler]) -> Callable[..., Sampler]:
         run = run if promises.get("learned") else _reads_x0(run)
         entry = Entry(name, run, order, **promises)
-        SAMPLERS.add(name, entry, also=[n for n in (entry.label, *entry.also) if n])
+        SAMPLERS.add(name, entry, also=entry.others)
         return run
 
     return add

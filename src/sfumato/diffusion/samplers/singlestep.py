@@ -30,12 +30,7 @@ def dpm_solver_single(
     A step of order p goes over p intervals of the grid, and asks at the levels on its way. A step from a blind level,
     and one to a clean end, are plain moves.
     """
-    levels = list(grid.levels)
-    while len(levels) > 1 and levels[0].blind:
-        x0 = yield x, levels[0]
-        x = move(x, levels[0], levels[1], x0=x0)
-        levels = levels[1:]
-    clean = levels.pop() if levels[-1].sigma == 0 and len(levels) > 1 else None
+    x, levels, clean = yield from seen(x, grid)
     for p in orders(len(levels) - 1, order, lower_final=lower_final):
         x0 = yield x, levels[0]
         _, x = yield from single(x, x0, levels[: p + 1], form, taylor=taylor)
@@ -77,6 +72,19 @@ def dpmpp_3s(x: Tensor, grid: Grid) -> Sampler:
 def dpmpp_3f(x: Tensor, grid: Grid) -> Sampler:
     """DPM-Solver++(3S) of third order to the end, "singlestep_fixed"; steps should divide by three."""
     return (yield from dpm_solver_single(x, grid, form="x0", order=3, lower_final=False))
+
+
+def seen(x: Tensor, grid: Grid) -> Generator[Ask, Tensor, tuple[Tensor, list[Level], Level | None]]:
+    """`x` where the signal is first seen, by plain moves from blind levels; the levels from there on; the clean end.
+
+    The clean end is not among the levels, and is None if the grid ends in noise.
+    """
+    levels = list(grid.levels)
+    while len(levels) > 1 and levels[0].blind:
+        x = move(x, levels[0], levels[1], x0=(yield x, levels[0]))
+        levels = levels[1:]
+    clean = levels.pop() if levels[-1].sigma == 0 and len(levels) > 1 else None
+    return x, levels, clean
 
 
 def single(
