@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfumato.io.layouts.rules import Layout, Rule
+
 CHECKS = {
     "unit": [0.5673344108852421, 0.8745396770765348, -0.7222004554472614],  # unit("abc", 3)
     "inp": [-1.110189437866211, 0.007929469458758831, -1.2747353315353394],  # inp("x", 3)
@@ -39,12 +41,33 @@ def parameter(name: str, shape: Sequence[int]) -> Tensor:
     return (1 + 0.1 * r if name.endswith(".weight") else 0.1 * r).float()
 
 
+class Held:
+    """Tensors in memory, as a file of them."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def tensor(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def release(self, name: str) -> None:
+        del self.tensors[name]
+
+
 @torch.no_grad()
-def fill(module: nn.Module, names: dict[str, str]) -> nn.Module:
-    """Fill `module` by the rule; `names` maps each parameter's own name to the original one, and none is left out."""
-    own = dict(module.named_parameters())
-    assert own.keys() == names.keys(), sorted(own.keys() ^ names.keys())[:5]
-    assert len(set(names.values())) == len(names)
+def fill(module: nn.Module, rules: Sequence[Rule]) -> nn.Module:
+    """Fill `module` as the loader of files does: from tensors under their original names, by the rule."""
+    own, layout = dict(module.named_parameters()), Layout(tuple(rules))
+    stored = {name: parameter(name, t.shape) for name, t in layout.write(own).items()}
+    assert not layout.account(stored, source="the rule")
+    read = layout.read(Held(stored), {n: t.shape for n, t in own.items()}, source="the rule")
+    assert read.keys() == own.keys()
     for name, p in own.items():
-        p.copy_(parameter(names[name], p.shape))
+        p.copy_(read[name])
     return module.eval()
+
+
+def places(net: nn.Module, names: dict[str, str]) -> list[Rule]:
+    """Rules for a network of few parameters, by their whole names here and there."""
+    assert {n for n, _ in net.named_parameters()} == names.keys()
+    return [Rule((here,), (there,)) for here, there in names.items()]

@@ -16,6 +16,7 @@ class Cond:
     mask: Tensor | None = None  # (B, L) bool, true where a token counts
     vector: Tensor | None = None  # (B, D) added to the time embedding
     maps: Tensor | None = None  # (B, C, H, W) concatenated to the latent
+    label: Tensor | None = None  # (B,) int64, a row of the network's own table
 
     def where(self, keep: Tensor, other: "Cond") -> "Cond":
         """This condition where `keep` (B,) is true, the `other` elsewhere: condition dropout in one line."""
@@ -23,7 +24,9 @@ class Cond:
         return mine._with(lambda a, b: torch.where(keep.view(-1, *[1] * (a.ndim - 1)), a, b), theirs)
 
     def __or__(self, other: "Cond") -> "Cond":
-        """Both conditions at once: tokens joined, vectors added, maps stacked."""
+        """Both conditions at once: tokens joined, vectors added, maps stacked. ValueError if both have a label."""
+        if self.label is not None and other.label is not None:
+            raise ValueError("both conditions have a label, and a network has one table; give one of them as tokens")
         tokens, mask = self.tokens, self.mask
         if tokens is None:
             tokens, mask = other.tokens, other.mask
@@ -37,6 +40,7 @@ class Cond:
             mask=mask,
             vector=_both(self.vector, other.vector, torch.add),
             maps=_both(self.maps, other.maps, lambda a, b: torch.cat([a, b], dim=1)),
+            label=other.label if self.label is None else self.label,
         )
 
     def rows(self, index: Tensor | slice) -> "Cond":
@@ -48,8 +52,8 @@ class Cond:
         return self._with(lambda a: a.repeat_interleave(n, dim=0))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Cond":
-        """On another device; `dtype` applies to all but the mask."""
-        return self._with(lambda a: a.to(device, a.dtype if a.dtype == torch.bool else dtype))
+        """On another device; `dtype` applies to what is not whole numbers."""
+        return self._with(lambda a: a.to(device, dtype if a.is_floating_point() else a.dtype))
 
     @staticmethod
     def cat(parts: Sequence["Cond"]) -> "Cond":

@@ -34,6 +34,7 @@ class Network:
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         maps: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> Tensor:
         assert tokens is not None
         assert vector is not None

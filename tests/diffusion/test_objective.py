@@ -72,7 +72,7 @@ def silent(x: Tensor, t: Tensor, *told: Tensor | None) -> Tensor:
 def test_the_loss_of_silence_is_the_mean_square_of_the_target_of_each_sample() -> None:
     x0, at = data(16), address(16)
     eps = at.normal(x0, Stream.NOISE)
-    level = SD.level(times("uniform", at, Denoiser(silent, SD, Prediction.V)).view(-1, 1, 1, 1))
+    level = SD.level(times("uniform", at, SD).view(-1, 1, 1, 1))
     for kind in Prediction:
         loss = denoising_loss(Denoiser(silent, SD, kind), x0, NONE, at)
         expected = kind.target(x0.double(), eps.double(), level).square().mean((1, 2, 3))
@@ -100,7 +100,9 @@ def test_the_expected_loss_of_the_best_predictor_is_the_variance_that_is_left(ki
         return kind.target(best, (x - at.alpha * best) / at.sigma, at)
 
     denoiser, at = Denoiser(net, SD, kind), address(n)
-    off = denoising_loss(denoiser, x0, NONE, at).double() - CLOSED[kind](SD.level(times("uniform", at, denoiser)))
+    off = denoising_loss(denoiser, x0, NONE, at).double() - CLOSED[kind](
+        SD.level(times("uniform", at, denoiser.schedule))
+    )
     assert abs(float(off.mean())) < 4 * float(off.std()) / math.sqrt(n)
 
 
@@ -110,7 +112,7 @@ def test_the_weight_multiplies_the_loss_of_each_sample_at_its_own_level(law: Tim
     denoiser = Denoiser(silent, SD, Prediction.V)
     plain = denoising_loss(denoiser, x0, NONE, at, kind=law)
     weighed = denoising_loss(denoiser, x0, NONE, at, kind=law, weight=lambda level: level.sigma**2 + 1)
-    level = SD.level(times(law, at, denoiser))
+    level = SD.level(times(law, at, denoiser.schedule))
     torch.testing.assert_close(weighed.double(), plain.double() * (level.sigma**2 + 1), rtol=1e-5, atol=0)
 
 
@@ -144,7 +146,7 @@ def test_the_gradient_is_that_of_the_squared_error() -> None:
     denoiser = Denoiser(net, SD, Prediction.EPS)
     denoising_loss(denoiser, x0, NONE, at).mean().backward()
     eps = at.normal(x0, Stream.NOISE)
-    level = SD.level(times("uniform", at, denoiser).view(-1, 1, 1, 1))
+    level = SD.level(times("uniform", at, denoiser.schedule).view(-1, 1, 1, 1))
     x = level.alpha * x0 + level.sigma * eps
     assert net.weight.grad is not None
     assert float(net.weight.grad) == pytest.approx(float((2 * (0.3 * x - eps) * x).mean()), rel=1e-5)
@@ -159,7 +161,7 @@ def test_the_network_is_told_the_clock_unrounded_whatever_the_type_of_the_latent
 
     denoiser, at = Denoiser(net, SD, Prediction.EPS), address(64)
     loss = denoising_loss(denoiser, data(64).bfloat16(), NONE, at)
-    assert torch.equal(clocks[0].double(), times("uniform", at, denoiser))
+    assert torch.equal(clocks[0].double(), times("uniform", at, denoiser.schedule))
     assert loss.dtype == torch.float32
 
 
@@ -170,7 +172,7 @@ def test_the_network_is_told_the_clock_unrounded_whatever_the_type_of_the_latent
 def test_times_lie_on_the_clock_and_are_whole_where_it_is_a_table(
     path: Schedule, law: Times, seed: int, n: int
 ) -> None:
-    t = times(law, address(n, seed), Denoiser(silent, path, Prediction.EPS))
+    t = times(law, address(n, seed), path)
     low, high = path.span
     assert t.shape == (n,)
     assert (t >= low).all()
@@ -180,7 +182,7 @@ def test_times_lie_on_the_clock_and_are_whole_where_it_is_a_table(
 
 
 def law_of(law: Times, path: Schedule, n: int = 20_000) -> Tensor:
-    return times(law, address(n, 3), Denoiser(silent, path, Prediction.EPS))
+    return times(law, address(n, 3), path)
 
 
 def distance(values: Tensor, cdf: Tensor) -> float:
@@ -208,19 +210,19 @@ def test_logit_normal_times_are_a_standard_normal_through_a_sigmoid() -> None:
 
 @pytest.mark.parametrize("n", [1, 7, 64])
 def test_stratified_times_fall_one_into_each_part_of_the_clock(n: int) -> None:
-    t = times("stratified", address(n, 9), Denoiser(silent, flow(), Prediction.FLOW))
+    t = times("stratified", address(n, 9), flow())
     assert (t * n).floor().tolist() == list(range(n))
     offsets = (t * n).frac()
     assert len(set(offsets.tolist())) == n
 
 
 def test_stratified_times_of_a_table_are_as_even_as_they_can_be() -> None:
-    t = times("stratified", address(500, 9), Denoiser(silent, SD, Prediction.EPS))
+    t = times("stratified", address(500, 9), SD)
     assert (t / 2).floor().tolist() == list(range(500))
 
 
 def test_times_do_not_reuse_the_numbers_of_the_noise() -> None:
     at = address(1)
     assert float(at.uniform(Stream.TIME)) != float(at.uniform(Stream.NOISE))
-    t = times("uniform", at, Denoiser(silent, flow(), Prediction.EPS))
+    t = times("uniform", at, flow())
     assert torch.equal(t, f64(float(at.uniform(Stream.TIME, 2)[0, 0])))

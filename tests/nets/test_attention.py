@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fill import inp
-from sfumato.nets.attention import CrossAttention, GatedFeedForward, PixelAttention, SpatialTransformer
+from sfumato.nets.attention import CrossAttention, GatedFeedForward, Heads, PixelAttention, SpatialTransformer
 from sfumato.nets.transformer import EncoderLayer, TransformerEncoder, TransformerSize
 from tiny import awake
 
@@ -79,7 +79,7 @@ def test_the_text_encoder_has_plain_gelu() -> None:
 
 def test_a_spatial_transformer_starts_as_nothing_and_wakes() -> None:
     torch.manual_seed(0)
-    net = SpatialTransformer(16, heads=2, depth=2, context_dim=24).requires_grad_(False)
+    net = SpatialTransformer(16, heads=Heads(2, 8), depth=2, context_dim=24).requires_grad_(False)
     x, tau = inp("map", 2, 16, 3, 5), inp("ctx", 2, 4, 24)
     assert torch.equal(net(x, tau), x)
     awake(net)
@@ -91,7 +91,9 @@ def test_a_spatial_transformer_starts_as_nothing_and_wakes() -> None:
 def test_attention_does_not_know_where_a_pixel_is(kind: str) -> None:
     torch.manual_seed(0)
     net = (
-        SpatialTransformer(16, heads=2, depth=1, context_dim=None) if kind == "spatial" else PixelAttention(16)
+        SpatialTransformer(16, heads=Heads(2, 8), depth=1, context_dim=None)
+        if kind == "spatial"
+        else PixelAttention(16)
     ).requires_grad_(False)
     awake(net)
     x = inp("map", 1, 16, 4, 4)

@@ -59,6 +59,7 @@ class Net(Protocol):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         maps: Tensor | None = None,
+        label: Tensor | None = None,  # (B,) int64
     ) -> Tensor:
         """(B, C, H, W)."""
         ...
@@ -81,7 +82,10 @@ class Denoiser(nn.Module):
     def raw(self, x: Tensor, at: Level, cond: Cond) -> Tensor:
         """The network's own output, in the network's type."""
         t = at.t.to(x.device, torch.float32).reshape(-1).expand(len(x))
-        return self.net(x, t, cond.tokens, cond.mask, cond.vector, cond.maps)
+        told = (cond.tokens, cond.mask, cond.vector, cond.maps)
+        if cond.label is None:  # networks without a table of labels need not know of them
+            return self.net(x, t, *told)
+        return self.net(x, t, *told, cond.label)
 
     def estimate(self, x: Tensor, at: Level, cond: Cond) -> Estimate:
         """The clean guess, of the shape and type of `x`, and the spread if the network learnt it."""

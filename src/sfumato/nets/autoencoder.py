@@ -15,13 +15,21 @@ EPS = 1e-6  # of all group normalisations here; the U-Net has 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSize:
-    """Widths and depths. The latent is `factor` times smaller each way, with `latent_channels` channels."""
+    """Widths and depths. The latent is `factor` times smaller each way, with `latent_channels` channels.
+
+    `attention` lists the down-sampling factors whose blocks attend, beside the middle. With a `codebook` of so many
+    entries it is a VQ autoencoder (van den Oord et al. 2017; Esser et al. 2021), else a KL one.
+    """
 
     channels: int = 128
     mult: tuple[int, ...] = (1, 2, 4, 4)
     blocks: int = 2
     latent_channels: int = 4
+    z_channels: int | None = None  # between the networks and the 1x1 convolutions; as the latent if not said
     image_channels: int = 3
+    attention: tuple[int, ...] = ()
+    middle_attention: bool = True
+    codebook: int | None = None
     patch: int = 1  # pixels folded into channels before the first convolution: 1 in LDM
     shortcut: Literal["none", "linear"] = "none"  # "none" in LDM; "linear" lets the networks learn a residual
 
@@ -32,9 +40,19 @@ class AutoencoderSize:
         """Pixels to one latent position, each way."""
         return self.patch * 2 ** (len(self.mult) - 1)
 
+    @property
+    def published(self) -> bool:
+        """Whether it is of the published kind: without shortcuts and patches, which are ours."""
+        return self.shortcut == "none" and self.patch == 1
+
+    @property
+    def z(self) -> int:
+        """Channels between the networks and the 1x1 convolutions."""
+        return self.z_channels or self.latent_channels
+
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) -> moments (B, 2 * latent_channels, H/f, W/f): mean and log-variance."""
+    """(B, 3, H, W) -> moments (B, 2 * latent_channels, H/f, W/f): mean and log-variance; for VQ the latent alone."""
 
     def __init__(self, size: AutoencoderSize) -> None:
         super().__init__()
@@ -44,15 +62,15 @@ class Encoder(nn.Module):
         width = size.channels
         for level, mult in enumerate(size.mult):
             for _ in range(size.blocks):
-                layers.append(ResBlock(width, size.channels * mult, eps=EPS))
+                layers += _block(width, size.channels * mult, attends=2**level in size.attention)
                 width = size.channels * mult
             if level < len(size.mult) - 1:
                 layers.append(Downsample(width, padding="end"))
-        layers += [ResBlock(width, width, eps=EPS), PixelAttention(width), ResBlock(width, width, eps=EPS)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, *_middle(width, size))
         self.norm_out = group_norm(width, eps=EPS)
-        self.conv_out = nn.Conv2d(width, 2 * size.latent_channels, 3, padding=1)
-        self.quant_conv = nn.Conv2d(2 * size.latent_channels, 2 * size.latent_channels, 1)
+        kinds = 1 if size.codebook else 2
+        self.conv_out = nn.Conv2d(width, kinds * size.z, 3, padding=1)
+        self.quant_conv = nn.Conv2d(kinds * size.z, kinds * size.latent_channels, 1)
         self.linear = None
         if size.shortcut == "linear":
             zeroed(self.conv_out)
@@ -64,8 +82,8 @@ class Encoder(nn.Module):
         h = self.layers(self.conv_in(F.pixel_unshuffle(image, self.patch)))
         out = self.quant_conv(self.conv_out(F.silu(self.norm_out(h))))
         if self.linear is not None:
-            mean, logvar = out.chunk(2, dim=1)
-            out = torch.cat([mean + self.linear(F.pixel_unshuffle(image, self.fold)), logvar], dim=1)
+            mean, *logvar = out.split(self.linear.out_channels, dim=1)
+            out = torch.cat([mean + self.linear(F.pixel_unshuffle(image, self.fold)), *logvar], dim=1)
         return out
 
 
@@ -76,13 +94,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.patch = size.patch
         width = size.channels * size.mult[-1]
-        self.post_quant_conv = nn.Conv2d(size.latent_channels, size.latent_channels, 1)
-        self.conv_in = nn.Conv2d(size.latent_channels, width, 3, padding=1)
-        layers: list[nn.Module] = [ResBlock(width, width, eps=EPS), PixelAttention(width)]
-        layers += [ResBlock(width, width, eps=EPS)]
+        self.post_quant_conv = nn.Conv2d(size.latent_channels, size.z, 1)
+        self.conv_in = nn.Conv2d(size.z, width, 3, padding=1)
+        layers = _middle(width, size)
         for level, mult in reversed(list(enumerate(size.mult))):
             for _ in range(size.blocks + 1):
-                layers.append(ResBlock(width, size.channels * mult, eps=EPS))
+                layers += _block(width, size.channels * mult, attends=2**level in size.attention)
                 width = size.channels * mult
             if level > 0:
                 layers.append(Upsample(width))
@@ -102,13 +119,55 @@ class Decoder(nn.Module):
         return out if self.linear is None else out + F.pixel_shuffle(self.linear(latent), self.fold)
 
 
+def _block(channels: int, out: int, *, attends: bool) -> list[nn.Module]:
+    block = ResBlock(channels, out, eps=EPS)
+    return [block, PixelAttention(out)] if attends else [block]
+
+
+def _middle(width: int, size: AutoencoderSize) -> list[nn.Module]:
+    return [*_block(width, width, attends=size.middle_attention), ResBlock(width, width, eps=EPS)]
+
+
+class Codebook(nn.Module):
+    """Each position becomes the nearest of `entries` vectors (van den Oord et al. 2017)."""
+
+    def __init__(self, entries: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, channels))
+        nn.init.uniform_(self.weight, -1 / entries, 1 / entries)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The index (B, h, w) int64 of the entry nearest to each position of z (B, C, h, w), in squared distance."""
+        flat = z.movedim(1, -1).flatten(0, -2)  # (P, C)
+        distance = self.weight.square().sum(1) - 2 * flat @ self.weight.T  # but for |z|^2, which all share
+        return distance.argmin(1).view(len(z), *z.shape[2:])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return self.weight[self.nearest(z)].movedim(-1, 1)
+
+
+def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
+    """The quantised latent, with the gradient of `z` (Bengio et al. 2013)."""
+    return z + (quantised - z).detach()
+
+
+def codebook_loss(z: Tensor, quantised: Tensor, *, commitment: float = 0.25) -> Tensor:
+    """mean |sg(z) - q|^2 + commitment * mean |z - sg(q)|^2 (van den Oord et al. 2017, eq. 3).
+
+    LDM's first stages were trained with the weight on the other term, a slip: the same value, another gradient.
+    """
+    return (z.detach() - quantised).square().mean() + commitment * (z - quantised.detach()).square().mean()
+
+
 class Autoencoder(nn.Module):
-    """Encoder and decoder of one size."""
+    """Encoder and decoder of one size, and its codebook if it has one."""
 
     def __init__(self, size: AutoencoderSize) -> None:
         super().__init__()
         self.encoder = Encoder(size)
         self.decoder = Decoder(size)
+        self.codebook = Codebook(size.codebook, size.latent_channels) if size.codebook else None
 
     @torch.no_grad()
     def start_at_principal_components(self, images: Tensor, variance: float = 0.02) -> None:

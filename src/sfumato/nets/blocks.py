@@ -26,7 +26,8 @@ class ResBlock(nn.Module):
     """Two convolutions with a residual; a vector `emb` (B, emb_dim) steers it where there is one.
 
     "add" adds the projected vector between the convolutions (DDPM, LDM); "scale_shift" lets it scale and shift the
-    second normalisation, ADM's adaptive group normalisation (Dhariwal & Nichol 2021, eq. 3).
+    second normalisation, ADM's adaptive group normalisation (Dhariwal & Nichol 2021, eq. 3). `resample` halves the
+    sides by means, or doubles them by repetition, on both ways before the first convolution (Brock et al. 2019).
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class ResBlock(nn.Module):
         *,
         emb_dim: int | None = None,
         modulation: Modulation = "add",
+        resample: Literal["none", "down", "up"] = "none",
         dropout: float = 0.0,
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.modulation = modulation
+        self.resample = resample
         self.norm_in = group_norm(channels, eps=eps)
         self.conv_in = nn.Conv2d(channels, out, 3, padding=1)
         width = 2 * out if modulation == "scale_shift" else out
@@ -52,7 +55,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """(B, channels, H, W) -> (B, out, H, W)."""
-        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = self.conv_in(self._resampled(F.silu(self.norm_in(x))))
         if self.emb is not None and emb is not None:
             steer = self.emb(F.silu(emb))[:, :, None, None]
             if self.modulation == "add":
@@ -62,7 +65,12 @@ class ResBlock(nn.Module):
                 h = self.norm_out(h) * (1 + scale) + shift
         else:
             h = self.norm_out(h)
-        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        return self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "none":
+            return x
+        return F.avg_pool2d(x, 2) if self.resample == "down" else F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Downsample(nn.Module):

@@ -1,48 +1,88 @@
-"""The U-Net: residual blocks and transformers over a pyramid of resolutions (Ho et al. 2020; Rombach et al. 2022)."""
+"""The U-Net: residual blocks and attention over a pyramid of resolutions.
 
-from dataclasses import dataclass
+One skeleton serves DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021), LDM and Stable Diffusion (Rombach et al. 2022);
+`models/published.py` has their sizes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nets.attention import SpatialTransformer
+from sfumato.nets.attention import Heads, PixelAttention, SpatialTransformer
 from sfumato.nets.blocks import Downsample, Modulation, ResBlock, Upsample, group_norm, zeroed
-from sfumato.nets.embed import sinusoid
+from sfumato.nets.embed import sinusoid, sinusoid_ddpm
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetSize:
-    """Widths and depths. `attention` lists the down-sampling factors (1, 2, 4, ...) whose blocks attend."""
+    """Widths and depths. `attention` lists the down-sampling factors (1, 2, 4, ...) whose blocks attend.
 
-    channels: int  # of the input and of the output
+    Attention is a "transformer" over the pixels and the context, or "plain": pixels to pixels. `lineage` "ddpm" has
+    sines before cosines, an epsilon of 1e-6 in all normalisations and strides that pad below and right alone; "adm",
+    LDM's too, has cosines first, 1e-5 and padding all round.
+    """
+
+    channels: int  # of the input, without maps
     width: int
-    mult: tuple[int, ...] = (1, 2, 4, 4)
+    mult: tuple[int | float, ...] = (1, 2, 4, 4)
     blocks: int = 2
     attention: tuple[int, ...] = (1, 2, 4)
+    attends: Literal["transformer", "plain"] = "transformer"
+    heads: int | None = None  # in each place; as many as have `head_dim` channels if not said
     head_dim: int = 64
     depth: int = 1  # transformer blocks in each place
     context_dim: int | None = None  # of the tokens that cross-attention sees
+    cross_only: tuple[int, ...] = ()  # factors at which self-attention looks at the tokens too
+    middle_cross_only: bool | None = None  # whether it does so in the middle; as at the last factor if not said
     vector_dim: int | None = None  # of the vector added to the time embedding
+    classes: int | None = None  # rows of the table of labels added to the time embedding
     map_channels: int = 0  # concatenated to the input
+    out_channels: int | None = None  # as `channels` if not said; twice as many where the variance is learnt
+    stem: int | None = None  # channels of the first convolution; `width` if not said
     modulation: Modulation = "add"
+    resample: Literal["conv", "residual", "plain"] = "conv"  # a convolution, BigGAN's residual block, or neither
+    dropout: float = 0.0
+    upcast: bool = False  # whether attention scores are float32 in a network of half precision
+    lineage: Literal["adm", "ddpm"] = "adm"
     time_scale: float = 1.0  # the clock is multiplied by this: 1000 for one that runs from 0 to 1
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
+    @property
+    def eps(self) -> float:
+        """Of the group normalisations outside the transformers."""
+        return 1e-6 if self.lineage == "ddpm" else 1e-5
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level."""
+        return tuple(int(m * self.width) for m in self.mult)
+
+    def heads_at(self, channels: int) -> Heads:
+        """How attention over so many channels is split."""
+        count = self.heads or max(1, channels // self.head_dim)
+        return Heads(count, channels // count, self.upcast)
+
 
 class Stage(nn.Module):
-    """A residual block and, in some places, a transformer."""
+    """A residual block and, in some places, attention."""
 
-    def __init__(self, channels: int, out: int, size: UNetSize, *, attends: bool) -> None:
+    def __init__(self, channels: int, out: int, size: UNetSize, *, at: int | None) -> None:
         super().__init__()
-        self.res = ResBlock(channels, out, emb_dim=4 * size.width, modulation=size.modulation)
-        self.transformer = _transformer(out, size) if attends else None
+        self.res = residual(channels, out, size)
+        self.transformer = attention(out, size, at=at)
 
     def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         """(B, channels, H, W) -> (B, out, H, W)."""
         x = self.res(x, emb)
-        return x if self.transformer is None else self.transformer(x, tokens, mask)
+        if self.transformer is None:
+            return x
+        return (
+            self.transformer(x) if isinstance(self.transformer, PixelAttention) else self.transformer(x, tokens, mask)
+        )
 
 
 class UNet(nn.Module):
@@ -53,33 +93,26 @@ class UNet(nn.Module):
         self.size = size
         self.factor = 2 ** (len(size.mult) - 1)  # what both sides of the input must divide by
         emb_dim = 4 * size.width
-        self.time = _mlp(size.width, emb_dim)
-        self.vector = _mlp(size.vector_dim, emb_dim) if size.vector_dim else None
-        self.conv_in = nn.Conv2d(size.channels + size.map_channels, size.width, 3, padding=1)
+        self.time = time_mlp(size.width, emb_dim)
+        self.vector = time_mlp(size.vector_dim, emb_dim) if size.vector_dim else None
+        self.label = nn.Embedding(size.classes, emb_dim) if size.classes else None
+        width = size.stem or size.width
+        self.conv_in = nn.Conv2d(size.channels + size.map_channels, width, 3, padding=1)
 
-        self.down = nn.ModuleList()
-        width, skips = size.width, [size.width]
-        for level, mult in enumerate(size.mult):
-            for _ in range(size.blocks):
-                self.down.append(Stage(width, mult * size.width, size, attends=2**level in size.attention))
-                width = mult * size.width
-                skips.append(width)
-            if level < len(size.mult) - 1:
-                self.down.append(Downsample(width, padding="same"))
-                skips.append(width)
-
-        self.middle = nn.ModuleList([Stage(width, width, size, attends=True), Stage(width, width, size, attends=False)])
+        self.down, skips = descent(size)
+        width = size.widths[-1]
+        self.middle = middle(size)
 
         self.up = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(size.mult))):
+        for level, out in reversed(list(enumerate(size.widths))):
             for _ in range(size.blocks + 1):
-                attends = 2**level in size.attention
-                self.up.append(Stage(width + skips.pop(), mult * size.width, size, attends=attends))
-                width = mult * size.width
+                at = 2**level if 2**level in size.attention else None
+                self.up.append(Stage(width + skips.pop(), out, size, at=at))
+                width = out
             if level > 0:
-                self.up.append(Upsample(width))
-        self.norm_out = group_norm(width, eps=1e-5)
-        self.conv_out = zeroed(nn.Conv2d(width, size.channels, 3, padding=1))
+                self.up.append(rising(width, size))
+        self.norm_out = group_norm(width, eps=size.eps)
+        self.conv_out = zeroed(nn.Conv2d(width, size.out_channels or size.channels, 3, padding=1))
 
     def forward(
         self,
@@ -89,29 +122,111 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         vector: Tensor | None = None,
         maps: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), t (B,), tokens (B, L, D), mask (B, L), vector (B, V), maps (B, M, H, W) -> (B, C, H, W)."""
+        """The network's answer (B, out_channels, H, W).
+
+        x (B, C, H, W), t (B,), tokens (B, L, D), mask (B, L), vector (B, V), maps (B, M, H, W), label (B,) int64.
+        """
         dtype = self.conv_in.weight.dtype
-        emb = self.time(sinusoid(t * self.size.time_scale, self.size.width).to(dtype))
+        emb = self.time(clock(t, self.size).to(dtype))
         if self.vector is not None and vector is not None:
             emb = emb + self.vector(vector.to(dtype))
+        if self.label is not None and label is not None:
+            emb = emb + self.label(label)
         tokens = None if tokens is None else tokens.to(dtype)
         h = self.conv_in((x if maps is None else torch.cat([x, maps], dim=1)).to(dtype))
         skips = [h]
         for layer in self.down:
-            h = layer(h, emb, tokens, mask) if isinstance(layer, Stage) else layer(h)
+            h = through(layer, h, emb, tokens, mask)
             skips.append(h)
         for layer in self.middle:
             h = layer(h, emb, tokens, mask)
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], dim=1), emb, tokens, mask) if isinstance(layer, Stage) else layer(h)
+            h = torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Stage) else h
+            h = through(layer, h, emb, tokens, mask)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
-def _transformer(channels: int, size: UNetSize) -> SpatialTransformer:
-    heads = max(1, channels // size.head_dim)
-    return SpatialTransformer(channels, heads=heads, depth=size.depth, context_dim=size.context_dim)
+def descent(size: UNetSize) -> tuple[nn.ModuleList, list[int]]:
+    """The layers of the way down, and the channels of each result on it, the first convolution's included."""
+    layers = nn.ModuleList()
+    width = size.stem or size.width
+    skips = [width]
+    for level, out in enumerate(size.widths):
+        for _ in range(size.blocks):
+            layers.append(Stage(width, out, size, at=2**level if 2**level in size.attention else None))
+            width = out
+            skips.append(width)
+        if level < len(size.mult) - 1:
+            layers.append(falling(width, size))
+            skips.append(width)
+    return layers, skips
 
 
-def _mlp(dim: int, out: int) -> nn.Sequential:
+def falling(width: int, size: UNetSize) -> nn.Module:
+    """What halves the sides between two levels of this size: "plain" takes means."""
+    if size.resample == "conv":
+        return Downsample(width, padding="end" if size.lineage == "ddpm" else "same")
+    return nn.AvgPool2d(2) if size.resample == "plain" else residual(width, width, size, "down")
+
+
+def rising(width: int, size: UNetSize) -> nn.Module:
+    """What doubles the sides between two levels of this size: "plain" repeats pixels."""
+    if size.resample == "conv":
+        return Upsample(width)
+    return nn.Upsample(scale_factor=2.0) if size.resample == "plain" else residual(width, width, size, "up")
+
+
+def middle(size: UNetSize) -> nn.ModuleList:
+    """The two residual blocks at the bottom and the attention between them."""
+    width, deepest = size.widths[-1], 2 ** (len(size.mult) - 1)
+    if size.middle_cross_only is not None:
+        size = replace(size, cross_only=(deepest,) if size.middle_cross_only else ())
+    return nn.ModuleList([Stage(width, width, size, at=deepest), Stage(width, width, size, at=None)])
+
+
+def through(layer: nn.Module, h: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    """One layer of the way down or up, told what it listens to."""
+    if isinstance(layer, Stage):
+        return layer(h, emb, tokens, mask)
+    return layer(h, emb) if isinstance(layer, ResBlock) else layer(h)
+
+
+def residual(channels: int, out: int, size: UNetSize, resample: Literal["none", "down", "up"] = "none") -> ResBlock:
+    """A residual block of this size's kind, steered by the time embedding."""
+    return ResBlock(
+        channels,
+        out,
+        emb_dim=4 * size.width,
+        modulation=size.modulation,
+        resample=resample,
+        dropout=size.dropout,
+        eps=size.eps,
+    )
+
+
+def attention(channels: int, size: UNetSize, *, at: int | None) -> SpatialTransformer | PixelAttention | None:
+    """Attention of this size's kind at a down-sampling factor; none at None."""
+    if at is None:
+        return None
+    heads = size.heads_at(channels)
+    if size.attends == "plain":
+        plain = PixelAttention(channels, heads=heads.count, eps=size.eps)
+        zeroed(plain.to_out)
+        return plain
+    cross_only = at in size.cross_only
+    return SpatialTransformer(
+        channels, heads=heads, depth=size.depth, context_dim=size.context_dim, cross_only=cross_only
+    )
+
+
+def clock(t: Tensor, size: UNetSize) -> Tensor:
+    """The times (B,) as (B, width)."""
+    embed = sinusoid_ddpm if size.lineage == "ddpm" else sinusoid
+    return embed(t * size.time_scale, size.width)
+
+
+def time_mlp(dim: int, out: int) -> nn.Sequential:
+    """What makes a steering vector of an embedding."""
     return nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))

@@ -1,0 +1,1 @@
+"""How others name and shape the tensors of our networks: rules that read and write, one for every key."""
