@@ -123,10 +123,10 @@ def table(curves: dict[str, Curve]) -> str:
 
 def draw(panels: dict[str, dict[str, Curve]], path: Path) -> None:
     """Two rows, those that follow the flow and those that add noise; a column a test."""
-    import matplotlib as mpl  # noqa: PLC0415
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, len(panels), figsize=(5.4 * len(panels) + 1.6, 9), squeeze=False)
     colours = mpl.colormaps["tab20"].colors

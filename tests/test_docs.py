@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.test_every_sampler import declared, error, size, solved, stretch
+from models.test_published import COUNTS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.diffusion.schedule import Flow
 
@@ -48,3 +49,9 @@ def test_files_that_documents_name_are_there(name: str) -> None:
     assert named
     for path in named:
         assert (ROOT / path).exists() or (ROOT / "src/sfumato" / path).exists(), path
+
+
+def test_the_table_of_networks_is_what_the_tests_count() -> None:
+    text = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]{7,}) \|", text, re.MULTILINE)
+    assert {name: int(count.replace(",", "")) for name, count in rows} == COUNTS

@@ -10,8 +10,8 @@ from torch import nn
 
 from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.io import model_folder
-from sfumato.io.model_folder import Defaults
-from sfumato.models.config import ModelConfig, ScheduleConfig
+from sfumato.io.model_folder import Defaults, ModelFile
+from sfumato.models.config import ModelConfig, ScheduleConfig, WordsConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
@@ -21,7 +21,7 @@ CAPTIONS = ("a red apple, 3d", "a green pear, flat", "two dogs in the rain")
 
 CONFIG = ModelConfig(
     first_stage=AutoencoderSize(channels=8, mult=(1, 2), blocks=1, latent_channels=4, patch=2, shortcut="linear"),
-    text=TransformerSize(dim=16, depth=1, length=10, heads=2, dim_head=8),
+    conditioner=WordsConfig(encoder=TransformerSize(dim=16, depth=1, length=10, heads=2, dim_head=8)),
     unet=UNetSize(
         channels=4, width=16, mult=(1, 2), blocks=1, attention=(2,), head_dim=8, context_dim=16, vector_dim=16
     ),
@@ -54,11 +54,13 @@ def folder(path: Path, *, seed: int = 0) -> Path:
     net = model(seed=seed)
     model_folder.save(
         path,
+        ModelFile(
+            name="tiny",
+            config=CONFIG,
+            defaults=Defaults(steps=3, guidance=2.0),
+            provenance={"material": "nothing"},
+        ),
         {"ema": ("made up", net.state_dict())},
-        name="tiny",
-        config=CONFIG,
         tokenizer=net.conditioner.tokenizer,
-        defaults=Defaults(steps=3, guidance=2.0),
-        provenance={"material": "nothing"},
     )
     return path

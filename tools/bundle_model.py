@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.io import model_folder
+from sfumato.io import model_folder, opening
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = ROOT / "docs" / "pictures" / "emoji.png"
@@ -69,22 +69,20 @@ def main() -> int:
     parser.add_argument("--hardware", required=True)
     asked = parser.parse_args()
 
-    loaded = model_folder.load(asked.run / "model")
+    loaded = opening.load(asked.run / "model")
     home = model_folder.BUNDLED / asked.name
     entry = loaded.file.weights[loaded.weights]
+    provenance = {**loaded.file.provenance, "hardware": asked.hardware}
     model_folder.save(
         home,
+        loaded.file.model_copy(update={"name": asked.name, "provenance": provenance}),
         {
             loaded.weights: (
                 f"{entry.about}, rounded to half precision, the convolutions of the first stage to a quarter",
                 loaded.model.state_dict(),
             )
         },
-        name=asked.name,
-        config=loaded.file.config,
-        tokenizer=loaded.model.conditioner.tokenizer,
-        defaults=loaded.file.defaults,
-        provenance={**loaded.file.provenance, "hardware": asked.hardware},
+        tokenizer=model_folder.tokenizer(asked.run / "model", loaded.file.config),
         kept_as=small,
     )
     command = [

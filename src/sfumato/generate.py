@@ -10,6 +10,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from sfumato.cond import Cond
+from sfumato.conditioning.conditioner import Heard
+from sfumato.conditioning.label import Labels, TableRow
 from sfumato.diffusion import drive
 from sfumato.diffusion.denoiser import Denoiser, Guide
 from sfumato.diffusion.grid import SPACINGS, Grid
@@ -17,10 +20,11 @@ from sfumato.diffusion.guidance import conditional, guided, inpainted
 from sfumato.diffusion.interpolate import slerp
 from sfumato.diffusion.noise import Noise, seeded
 from sfumato.diffusion.samplers import SAMPLERS, Entry, start
-from sfumato.io import model_folder, pictures
+from sfumato.io import opening, pictures
 from sfumato.io.model_folder import Loaded
 from sfumato.latents.canvas import Canvas
-from sfumato.latents.kl import KLFirstStage
+from sfumato.latents.first_stage import FirstStage
+from sfumato.latents.maps import maps
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
 from sfumato.request import LARGEST, Request, requested
@@ -71,9 +75,12 @@ class Model:
         return generate(self.loaded, requested(**asked), init=init, mask=mask)
 
 
-def load(name_or_path: str | Path, *, weights: str | None = None) -> Model:
-    """A bundled model by name or a model folder by path; `weights` chooses a weight set. ValueError if it is not so."""
-    return Model(model_folder.load(name_or_path, weights=weights))
+def load(name_or_path: str | Path, *, weights: str | None = None, precision: opening.Precision = "auto") -> Model:
+    """A model by name, or by the path of a model folder, a single file or a folder of diffusers.
+
+    `weights` chooses a weight set; see `io.opening.load` for `precision`. ValueError if there is no such model.
+    """
+    return Model(opening.load(name_or_path, weights=weights, precision=precision))
 
 
 @torch.no_grad()
@@ -86,10 +93,10 @@ def sample(
 ) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
 
-    Several requests make one batch if they differ in prompt, negative, seeds, variation and n alone. Picture k of a
-    request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates. `init`
-    (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1 it is
-    painted anew, where it is 0 its pixels stay as they are. ValueError for what the model cannot do.
+    Several requests make one batch if they differ in prompt, negative, label, seeds, variation and n alone. Picture k
+    of a request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates.
+    `init` (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1
+    it is painted anew, where it is 0 its pixels stay as they are. ValueError for what the model cannot do.
     """
     began = time.perf_counter()
     given = [request] if isinstance(request, Request) else request
@@ -106,25 +113,27 @@ def sample(
         denoiser, first_stage = seamless(denoiser), seamless(first_stage)
     run = _Run(model, entry, options, noise, denoiser, first_stage)
     shape = model.latent_shape(*common.size)
-    prompts = [r.prompt for r in requests]
-    tokens = max(model.conditioner.count(list(set(prompts))))
-    read = min(tokens, model.conditioner.size.length)
-
+    told = _told(run, requests, canvas)
     grid = SPACINGS[common.spacing](model.denoiser.schedule, common.steps)
     fresh = _varied(noise(torch.empty(len(requests), *shape)), requests)
-    cond, null = (model.conditioner.of(texts) for texts in (prompts, [r.negative for r in requests]))
-    guide = guided(cond, null, scale=common.guidance, rescale=common.rescale)
-    if canvas is None:
-        begun = _Begun(grid.levels[0].sigma * fresh, grid, guide)
+    guide = guided(told.cond, told.null, scale=common.guidance, rescale=common.rescale)
+    if canvas is None or common.strength is None:
+        first = grid.levels[0]
+        spread = (first.alpha.square() + first.sigma.square()).sqrt()  # of noisy latents, whose own variance is 1
+        begun = _Begun(spread * fresh, grid, guide)
     else:
         begun = yield from _begin(run, canvas, common, grid, fresh, guide)
     run.expect((entry, begun.grid))
     latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
-    images = run.first_stage.decode(latents).clamp(-1, 1)
+    images = run.first_stage.decode(latents)
+    if not (latents.isfinite().all() and images.isfinite().all()):
+        raise FloatingPointError(
+            "the picture holds numbers that are none (nan, inf): the weights are damaged, or guidance is far too strong"
+        )
+    images = images.clamp(-1, 1)
     images = images if canvas is None else canvas.pasted(images, common.feather)
     seconds = time.perf_counter() - began
-    unknown = model.conditioner.unknown(prompts)
-    yield Result(images, latents, requests, loaded.weights, run.done, read, tokens - read, unknown, seconds)
+    yield Result(images, latents, requests, loaded.weights, run.done, *told.heard, seconds)
 
 
 def generate(
@@ -149,7 +158,7 @@ class _Run:
     options: dict[str, float]
     noise: Noise
     denoiser: Denoiser
-    first_stage: KLFirstStage
+    first_stage: FirstStage
     done: int = 0
     total: int | None = None
 
@@ -191,9 +200,9 @@ def _begin(
         raise ValueError(f"sampler '{run.entry.name}' needs at least {run.entry.least} steps, and {left}")
     z = first_stage.encode(canvas.picture[None]).expand_as(fresh)
     hole = canvas.latent_hole(first_stage.factor)
-    guide = guide if hole is None else inpainted(guide, z, 1 - hole)
+    guide = guide if hole is None or run.model.config.maps else inpainted(guide, z, 1 - hole)
     if request.inversion:
-        source = conditional(run.model.conditioner.of([request.source] * len(fresh)))
+        source = conditional(_said(run, [request.source] * len(fresh), canvas))
         up = grid.upward()
         down, scale = up.reversed(), float(up.levels[0].alpha)
         if grid.levels[0].blind:  # where samplers begin with a plain move; x is all noise there and just below
@@ -203,6 +212,59 @@ def _begin(
         return _Begun((yield from run.walk(scale * z, up, source, finder)), down, guide, scale)
     begin = z if hole is None or request.strength < 1 else (1 - hole) * z
     return _Begun(grid.levels[0].alpha * begin + grid.levels[0].sigma * fresh, grid, guide)
+
+
+class _Told(NamedTuple):
+    """What the network is told, what it is told for the other side of guidance, and what was read of the prompts."""
+
+    cond: Cond
+    null: Cond
+    heard: Heard
+
+
+def _told(run: "_Run", requests: Sequence[Request], canvas: Canvas | None) -> _Told:
+    """The conditions of some requests; ValueError if the model is not asked in this way."""
+    model = run.model
+    labels, prompts, negatives = ([getattr(r, name) for r in requests] for name in ("label", "prompt", "negative"))
+    scale, n, kind = requests[0].guidance, len(requests), model.conditioner
+    worded = any((*prompts, *negatives))
+    if isinstance(kind, Labels | TableRow):
+        if worded or any(label is None for label in labels):
+            raise ValueError(f"this model is asked with a label alone, from 0 to {kind.classes - 1}")
+        cond, heard = kind(kind.collate([{"label": label} for label in labels])), Heard(0)
+        null = cond if scale == 1 else kind.null(n)
+    elif any(label is not None for label in labels):
+        raise ValueError("this model is asked with a prompt, not with a label" if kind else "this model takes no label")
+    elif kind is None:
+        if worded or scale != 1:
+            raise ValueError("this model is not asked with anything; leave the prompt out, and guidance at 1")
+        cond, null, heard = Cond(), Cond(), Heard(0)
+    else:
+        cond, null, heard = kind.of(prompts), kind.of(negatives), kind.heard(prompts)
+    unheard = model.config.unet.vector_dim is not None and cond.vector is None
+    if unheard or (model.config.unet.context_dim is not None and cond.tokens is None):
+        raise ValueError("this model is told an embedding of a picture, which cannot be made here yet")
+    shown = _shown(run, canvas, n)
+    return _Told(cond | shown, null | shown, heard)
+
+
+def _said(run: "_Run", prompts: Sequence[str], canvas: Canvas) -> Cond:
+    kind = run.model.conditioner
+    if kind is None or isinstance(kind, Labels | TableRow):
+        raise ValueError("this model is not asked with prompts, so there is nothing to say of the picture")
+    return kind.of(prompts) | _shown(run, canvas, len(prompts))
+
+
+def _shown(run: "_Run", canvas: Canvas | None, n: int) -> Cond:
+    """What is shown beside the latent, n times; ValueError if it is not given, or cannot be made here yet."""
+    kind = run.model.config.maps
+    if kind is None:
+        return Cond()
+    if kind not in ("inpainting", "inpainting_black", "picture"):
+        raise ValueError(f"this model is shown a map of kind '{kind}', which cannot be made here yet")
+    if canvas is None:
+        raise ValueError("this model changes a given picture; give it as init")
+    return Cond(maps=maps(kind, run.first_stage, canvas).expand(n, -1, -1, -1))
 
 
 def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | None) -> Canvas | None:
@@ -240,17 +302,27 @@ def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) ->
             raise ValueError("strength says how much of a given picture may change, and there is none; give it as init")
         if canvas is not None:
             size = (canvas.picture.shape[2], canvas.picture.shape[1])
-            strength = (0.6 if canvas.hole is None else 1.0) if whole.strength is None else whole.strength
+            strength = _strength(whole, canvas, loaded.file.config.maps)
             whole = whole.model_copy(update={"size": size, "strength": strength})
         counted = "variation_seed" if whole.variation_strength > 0 else "seed"
         for k in range(whole.n):
             each.append(whole.model_copy(update={"n": 1, counted: (getattr(whole, counted) + k) % 2**64}))
-    own = {"prompt": "", "negative": "", "seed": 0, "variation_seed": 0, "variation_strength": 0.0}
+    own = {"prompt": "", "negative": "", "label": None, "seed": 0, "variation_seed": 0, "variation_strength": 0.0}
     if len({r.model_copy(update=own) for r in each}) != 1:
         raise ValueError(
-            "requests in one batch differ in more than prompt, negative, seeds, variation and n; ask for each alone"
+            "requests in one batch differ in more than prompt, negative, label, seeds, variation and n; "
+            "ask for each alone"
         )
     return tuple(each)
+
+
+def _strength(request: Request, canvas: Canvas, shown: str | None) -> float | None:
+    """How much of the picture may change; None if the network is only shown it. ValueError for what cannot be."""
+    if shown == "picture":
+        if canvas.hole is not None or request.inversion or request.strength is not None:
+            raise ValueError("this model is shown the whole picture; it takes no mask, no inversion and no strength")
+        return None
+    return (0.6 if canvas.hole is None else 1.0) if request.strength is None else request.strength
 
 
 def _options(request: Request, entry: Entry, model: LatentDiffusion) -> dict[str, float]:

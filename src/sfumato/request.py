@@ -47,6 +47,7 @@ class Request(Closed):
 
     prompt: str = Field(default="", max_length=8000)
     negative: str = Field(default="", max_length=8000)
+    label: int | None = Field(default=None, ge=0, le=1_000_000)  # of the class, for models that are asked with one
     sampler: SamplerName | None = None
     spacing: SpacingName | None = None
     steps: Steps | None = None

@@ -59,7 +59,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         "unknown spacing 'trail'; did you mean 'trailing'? known: align_your_steps, exponential",
     ),
     ((*GENERATE, "--model", "emojo"), "unknown model 'emojo'; did you mean 'emoji'? known: emoji (or the path of a"),
-    ((*GENERATE, "--model", "bare"), "bare holds no model.json; a model is a folder that does"),
+    (
+        (*GENERATE, "--model", "bare"),
+        "bare holds no model.json, nor diffusers' model_index.json; a model is a folder that does",
+    ),
     (("train", "shapes"), "unknown recipe 'shapes'; known: emoji"),
     (("evaluate", "emojo"), "unknown model 'emojo'; did you mean 'emoji'?"),
     # sizes and numbers
@@ -205,7 +208,7 @@ GOOD: dict[str, Any] = {
         (lambda p: p["request"].update(sampler="rm -rf"), "are not understood: sampler: unknown sampler 'rm -rf'"),
         (lambda p: p["request"].update(steps=10**9), "are not understood: steps: input should be less than"),
         (lambda p: p["request"].update(code="x"), "are not understood: code: there is no such setting"),
-        (lambda p: p["model"].update(name="other"), "unknown model 'other'; known: emoji"),
+        (lambda p: p["model"].update(name="other"), "was made by a model called 'other'; give its path with --model"),
         (lambda p: p["request"].update(size=[24, 16]), "was scaled after it was made; it cannot be compared"),
         (lambda p: p["request"].update(size=[17, 16]), "size 17x16 does not fit this model"),
         (lambda p: p.update(init={"file": "x", "sha256": "0"}), "began from a picture; give it with --init"),

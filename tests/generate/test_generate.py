@@ -18,7 +18,7 @@ from fill import inp
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Preview, Result, generate, sample
-from sfumato.io import model_folder
+from sfumato.io import opening
 from sfumato.io.model_folder import Loaded
 from sfumato.request import Request, random_seed
 
@@ -30,7 +30,7 @@ INIT = (0.5 * inp("init", 3, 16, 16)).clamp(-1, 1)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return model_folder.load(tiny.folder(tmp_path_factory.mktemp("generate") / "model"))
+    return opening.load(tiny.folder(tmp_path_factory.mktemp("generate") / "model"))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_different_requests_share_a_batch(exact: Loaded) -> None:
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"size": (16, 24)}, {"guidance": 1.0}, {"sampler": "ddim"}])
 def test_requests_that_cannot_share_a_batch(loaded: Loaded, change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="differ in more than prompt, negative, seeds, variation and n"):
+    with pytest.raises(ValueError, match="differ in more than prompt, negative, label, seeds, variation and n"):
         generate(loaded, [RED, RED.model_copy(update=change)])
 
 

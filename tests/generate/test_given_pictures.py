@@ -15,7 +15,7 @@ from sfumato.diffusion.interpolate import slerp
 from sfumato.diffusion.noise import seeded
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Preview, Result, generate, sample
-from sfumato.io import model_folder, pictures
+from sfumato.io import opening, pictures
 from sfumato.io.model_folder import Loaded
 from sfumato.request import Request
 
@@ -29,7 +29,7 @@ INVERTIBLE = [name for name in ABLE if not SAMPLERS[name].stochastic]
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return model_folder.load(tiny.folder(tmp_path_factory.mktemp("given") / "model"))
+    return opening.load(tiny.folder(tmp_path_factory.mktemp("given") / "model"))
 
 
 def asked(**changes: Any) -> Request:

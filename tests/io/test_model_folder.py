@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 import tiny
 from sfumato.generate import generate
-from sfumato.io import model_folder, tensors
+from sfumato.io import model_folder, opening, tensors
 from sfumato.request import Request
 
 
@@ -30,7 +32,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 
 def test_it_comes_back_as_it_was(saved: Path) -> None:
-    loaded = model_folder.load(saved)
+    loaded = opening.load(saved)
     original = tiny.model()
     assert loaded.file.config == tiny.CONFIG
     assert (loaded.file.name, loaded.weights, loaded.path) == ("tiny", "ema", saved)
@@ -54,32 +56,29 @@ def test_weight_sets_by_name(tmp_path: Path) -> None:
     net = tiny.model()
     model_folder.save(
         tmp_path / "two",
+        model_folder.ModelFile(name="two", config=tiny.CONFIG),
         sets,
-        name="two",
-        config=tiny.CONFIG,
         tokenizer=net.conditioner.tokenizer,
-        defaults=model_folder.Defaults(),
-        provenance={},
     )
     for chosen, name in ((None, "ema"), ("raw", "raw")):
-        loaded = model_folder.load(tmp_path / "two", weights=chosen)
+        loaded = opening.load(tmp_path / "two", weights=chosen)
         assert loaded.weights == name
         assert all(torch.equal(loaded.model.state_dict()[k], v) for k, v in sets[name][1].items())
     with pytest.raises(ValueError, match="unknown weight set 'row'; did you mean 'raw'"):
-        model_folder.load(tmp_path / "two", weights="row")
+        opening.load(tmp_path / "two", weights="row")
 
 
 def test_half_precision_files_are_computed_in_single(copy: Path) -> None:
     state = {k: v.half() for k, v in tensors.load(copy / "ema.safetensors").items()}
     rewrite(copy, state)
-    model = model_folder.load(copy).model
-    assert {v.dtype for v in model.state_dict().values()} == {torch.float32}
+    model = opening.load(copy).model
+    assert {v.dtype for v in model.parameters()} == {torch.float32}
     assert all(torch.equal(model.state_dict()[k], v.float()) for k, v in state.items())
 
 
 @pytest.mark.parametrize("name", model_folder.names())
 def test_every_bundled_model_loads_and_paints(name: str) -> None:
-    loaded = model_folder.load(name)
+    loaded = opening.load(name)
     side = loaded.file.config.resolution
     result = generate(loaded, Request(prompt="a red apple, 3d", steps=2))
     assert result.images.shape == (1, 3, side, side)
@@ -99,7 +98,7 @@ def test_a_model_is_found_by_name_folder_and_file(saved: Path, monkeypatch: pyte
     with pytest.raises(ValueError, match=r"^unknown model 'modle'; did you mean 'model'\? known: model \(or the path"):
         model_folder.find("modle")
     assert model_folder.find(saved.parent) == saved  # as it lies in the folder of a training run
-    with pytest.raises(ValueError, match=r"holds no model\.json; a model is a folder that does$"):
+    with pytest.raises(ValueError, match=r"holds no model\.json, nor .* a model is a folder that does$"):
         model_folder.find(saved.parent.parent)
     with pytest.raises(ValueError, match=r"^unknown model ''"):
         model_folder.find("")
@@ -122,7 +121,7 @@ def rewrite(copy: Path, state: dict[str, torch.Tensor]) -> None:
 
 def refused(copy: Path, *, names: str) -> str:
     with pytest.raises(ValueError, match=names) as caught:
-        model_folder.load(copy)
+        opening.load(copy)
     message = str(caught.value)
     assert str(copy / names) in message
     assert "\n" not in message
@@ -174,15 +173,23 @@ def test_a_description_of_another_size(copy: Path) -> None:
     assert "has another shape for tensor 'denoiser.net." in refused(copy, names="ema.safetensors")
 
 
-@pytest.mark.parametrize(("part", "key"), [("unet", "width"), ("first_stage", "channels"), ("text", "dim_head")])
+def part_of(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    return functools.reduce(operator.getitem, path.split("."), tree["config"])
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("unet", "width"), ("first_stage", "channels"), ("conditioner.encoder", "dim_head")]
+)
 def test_a_description_of_a_monstrous_size_is_refused_before_it_is_built(copy: Path, part: str, key: str) -> None:
-    edit(copy, lambda t: t["config"][part].update({key: 2**20}))
+    edit(copy, lambda t: part_of(t, part).update({key: 2**20}))
     assert "numbers, the model that model.json describes" in refused(copy, names="ema.safetensors")
 
 
-@pytest.mark.parametrize(("part", "key"), [("unet", "depth"), ("text", "depth"), ("first_stage", "blocks")])
+@pytest.mark.parametrize(
+    ("part", "key"), [("unet", "depth"), ("conditioner.encoder", "depth"), ("first_stage", "blocks")]
+)
 def test_a_description_of_countless_layers_is_refused(copy: Path, part: str, key: str) -> None:
-    edit(copy, lambda t: t["config"][part].update({key: 10**9}))
+    edit(copy, lambda t: part_of(t, part).update({key: 10**9}))
     assert f"config: {part}.{key} is 1000000000; at most" in refused(copy, names="model.json")
 
 
@@ -195,7 +202,10 @@ def test_a_description_of_countless_layers_is_refused(copy: Path, part: str, key
         (lambda t: t.pop("name"), "name: field required"),
         (lambda t: t["config"]["unet"].update(width="wide"), "config.unet.width: input should be a valid integer"),
         (lambda t: t["config"]["unet"].update(channels=5), "config: unet.channels must be 4, as the latent's"),
-        (lambda t: t["config"]["text"].update(heads=0), "config: text.heads is 0; it must be positive"),
+        (
+            lambda t: t["config"]["conditioner"]["encoder"].update(heads=0),
+            "config: conditioner.encoder.heads is 0; it must be positive",
+        ),
         (lambda t: t["config"]["first_stage"].update(mult=[]), "config: first_stage.mult is (); it must be positive"),
         (lambda t: t["config"]["schedule"].update(kind="flow", steps=3), "schedule 'flow' does not take steps"),
     ],
@@ -245,7 +255,7 @@ def test_any_edit_of_a_description_loads_or_is_a_line(saved: Path, data: st.Data
     shutil.copytree(saved, copy, dirs_exist_ok=True)
     (copy / "model.json").write_text(json.dumps(tree))
     try:
-        model_folder.load(copy)
+        opening.load(copy)
     except ValueError as error:
         assert "\n" not in str(error)  # noqa: PT017
     finally:

@@ -39,7 +39,7 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
         ("schedule.start", 0),
         ("schedule.end", float("nan")),
         ("schedule.steps", 1),
-        ("text.dim", None),
+        ("conditioner.encoder.dim", None),
     ],
 )
 def test_what_it_does_not_know_is_an_error(path: str, value: Any) -> None:
@@ -80,13 +80,13 @@ def test_numbers_that_a_schedule_does_not_take(numbers: dict[str, Any], message:
     [
         ("unet.channels", 3, "unet.channels must be 4"),
         ("unet.context_dim", None, "unet.context_dim must be 16"),
-        ("unet.vector_dim", 8, "unet.vector_dim must be 16, as text.dim, or none"),
+        ("unet.vector_dim", 8, "unet.vector_dim must be 16, as conditioner.encoder.dim, or none"),
         ("unet.map_channels", 1, "unet.map_channels must be 0"),
         ("unet.mult", [], "unet.mult is (); it must be positive"),
         ("unet.mult", [1, 2, 4, 8], "resolution must divide by 32"),
         ("unet.time_scale", float("nan"), "unet.time_scale is nan; it must be positive"),
         ("first_stage.channels", -8, "first_stage.channels is -8; it must be positive"),
-        ("text.heads", 0, "text.heads is 0; it must be positive"),
+        ("conditioner.encoder.heads", 0, "conditioner.encoder.heads is 0; it must be positive"),
         ("schedule.kind", "flow", "schedule 'flow' does not take steps"),
         ("resolution", 12, "resolution must divide by 8"),
     ],

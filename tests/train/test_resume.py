@@ -23,7 +23,7 @@ from sfumato.cli.main import main
 from sfumato.cond import Cond
 from sfumato.data import Folder
 from sfumato.diffusion.noise import Address
-from sfumato.io import model_folder, pictures, tensors
+from sfumato.io import model_folder, opening, pictures, tensors
 from sfumato.io.model_folder import Defaults
 from sfumato.recipes import RECIPES, text_to_image
 from sfumato.recipes.text_to_image import (
@@ -110,7 +110,7 @@ def test_a_run_says_what_it_does(whole: tuple[Path, list[Event]]) -> None:
 def test_what_it_trained_is_what_it_saved(whole: tuple[Path, list[Event]], data: Path) -> None:
     """The average of the weights, calibrated on the data, with the vocabulary of the captions."""
     home, _ = whole
-    loaded = model_folder.load(home / "model")
+    loaded = opening.load(home / "model")
     fresh = tiny.model()
     moved = [k for k, v in loaded.model.state_dict().items() if not torch.equal(v, fresh.state_dict().get(k, v))]
     assert any(k.startswith("denoiser.net.conv_out") for k in moved)
@@ -210,7 +210,7 @@ def test_a_finished_run_does_nothing_more(material: Material, whole: tuple[Path,
 
 CHANGES = [
     *("model.first_stage.channels=8", "model.first_stage.mult=[1,2]", "model.first_stage.latent_channels=4"),
-    *("model.text.dim=16", "model.text.depth=1", "model.text.length=10", "model.text.heads=2"),
+    *(f"model.conditioner.encoder.{s}" for s in ("dim=16", "depth=1", "length=10", "heads=2")),
     *("model.unet.channels=4", "model.unet.width=16", "model.unet.mult=[1,2]", "model.unet.attention=[2]"),
     *("model.unet.context_dim=16", "model.unet.vector_dim=16", "model.unet.head_dim=8", "model.resolution=16"),
     *("first_stage.plan.steps=10", "first_stage.plan.batch=2", "first_stage.plan.save=4", "first_stage.perceptual=0"),

@@ -14,7 +14,7 @@ import torch
 from sfumato import __version__
 from sfumato.cli.parse import parse
 from sfumato.generate import generate
-from sfumato.io import model_folder
+from sfumato.io import model_folder, opening
 from sfumato.request import Request
 
 PARTS = ("torch", "numpy", "safetensors", "pillow", "pydantic", "tyro", "rich", "tokenizers")
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     healthy = True
     for name in model_folder.names():
         try:
-            loaded = model_folder.load(name)
+            loaded = opening.load(name)
             seconds = generate(loaded, Request(prompt="a red apple, 3d", steps=4)).seconds
             report[f"model {name}"] = f"works, {seconds:.2f} s for a picture in 4 steps"
         except (ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from sfumato.data import Emoji, Split, concrete_ids
 from sfumato.evaluate import features
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
 from sfumato.evaluate.reconstruction import mean_psnr
-from sfumato.io import model_folder, pictures
+from sfumato.io import model_folder, opening, pictures
 from sfumato.recipes.emoji import STYLES
 
 
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Evaluate, arguments, verb="evaluate")
     if asked.n < 1:
         raise ValueError(f"n is {asked.n}; at least one caption is needed")
-    loaded = model_folder.load(asked.model)
+    loaded = opening.load(asked.model)
     concepts = concrete_ids()
     known = Emoji(split=Split.TRAIN, styles=STYLES, concepts=concepts)
     withheld = Emoji(split=Split.STYLE, styles=STYLES, concepts=concepts)

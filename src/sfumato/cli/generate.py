@@ -8,18 +8,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from sfumato.cli.additions import Embeddings, Loras, added
 from sfumato.cli.parse import File, Int, Name, Number, parse
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Preview, Result, sample
-from sfumato.io import atomic, infotext, model_folder, pictures
+from sfumato.io import atomic, infotext, opening, pictures
 from sfumato.io.model_folder import DEFAULT, Loaded
+from sfumato.models.config import Conditioning
 from sfumato.request import Request, random_seed, requested
 
 FEW, BEST_FOR_FEW = 10, ("trailing", "linspace")
@@ -36,9 +38,23 @@ class Generate:
     from_file: File = None
     """A text file with a prompt a line, besides or instead; empty lines are passed over."""
     model: str = DEFAULT
-    """The name of a bundled model (see: sfumato models) or the path of a model folder."""
+    """A bundled model's name (see: sfumato models), or the path of a model folder, of a .safetensors or .ckpt file, of
+    a folder of diffusers."""
+    weights: Name = None
+    """Which of the model's weight sets; ema, the average, where there is one."""
+    vae: File = None
+    """Another first stage than the model's own: a file of LDM's names, or a `vae` folder of diffusers."""
+    lora: Loras = field(default_factory=list)
+    """A LoRA to put on the model, with its weight, as style.safetensors:0.8; may be given several times."""
+    embedding: Embeddings = field(default_factory=list)
+    """A textual inversion; its word is the file's name, or what the file says. May be given several times."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the network is computed in: auto is bfloat16, in half the memory and about half the time, for other
+    programs' models where the processor has it, else float32."""
     negative: str = ""
     """What they should not show."""
+    label: Int = None
+    """The class, for models that are asked with a number."""
     sampler: Name = None
     """See: sfumato samplers. The names of other tools are understood, "DPM++ 2M Karras" too."""
     spacing: Name = None
@@ -88,23 +104,25 @@ class Generate:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Generate, arguments, verb="generate")
-    prompts = _prompts(asked)
     atomic.check_writable(asked.out)
     seed = random_seed() if asked.seed == -1 else asked.seed
-    loaded_file = model_folder.describe(asked.model)
+    prompts = _prompts(asked, opening.describe(asked.model).config.conditioner)
     requests = [_request(asked, prompt, seed) for prompt in prompts]
-    init, mask = _given(asked, loaded_file.config.resolution)
-    loaded = model_folder.load(asked.model)
+    loaded = opening.load(asked.model, weights=asked.weights, precision=asked.precision)
+    init, mask = _given(asked, loaded.file.config.resolution)
+    additions = added(loaded, asked.lora, asked.embedding, asked.vae)
+    identity: dict[str, Any] = {}
     written: list[dict[str, Any]] = []
     console = Console(stderr=True, highlight=False)
     for request in requests:
         result = _watched(loaded, request, init, mask, console)
+        identity = identity or {**opening.identity(loaded), **additions}  # hashes the file, which takes seconds
         for remark in _remarks(result, loaded.file.config.resolution):
             console.print(remark, markup=False)
         for image, one in zip(result.images, result.requests, strict=True):
             parameters = {
                 "format": 1,
-                "model": _identity(loaded),
+                "model": identity,
                 "request": one.model_dump(mode="json", exclude_none=True),
             }
             if asked.init is not None:
@@ -138,14 +156,18 @@ def _remarks(result: Result, resolution: int) -> Iterator[str]:
         yield f"the model was trained at {resolution}x{resolution}; at {width}x{height} it paints worse"
 
 
-def _prompts(asked: Generate) -> list[str]:
+def _prompts(asked: Generate, conditioner: Conditioning | None) -> list[str]:
     prompts = list(asked.prompts)
     if asked.from_file is not None:
         try:
+            if asked.from_file.exists() and not asked.from_file.is_file():
+                raise ValueError(f"{asked.from_file} is a folder, a pipe or a device; give a file")
             text = asked.from_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{asked.from_file} cannot be read as text ({error})") from None
         prompts += [row.strip() for row in text.splitlines() if row.strip()]
+    if not prompts and (conditioner is None or conditioner.kind in ("labels", "table")):
+        return [""]  # such models are not asked with words
     if not prompts:
         raise ValueError('there is no prompt; say what to paint, for instance: sfumato generate "a red apple, 3d"')
     return prompts
@@ -211,14 +233,6 @@ def _watched(loaded: Loaded, request: Request, init: Tensor | None, mask: Tensor
             else:
                 return event
     raise AssertionError("a run ends with its result")
-
-
-def _identity(loaded: Loaded) -> dict[str, str]:
-    return {
-        "name": loaded.file.name,
-        "weights": loaded.weights,
-        "sha256": loaded.file.weights[loaded.weights].sha256,
-    }
 
 
 def _saved(image: Tensor, out: Path, request: Request, parameters: dict[str, Any], model: str) -> Path:

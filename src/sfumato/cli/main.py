@@ -16,6 +16,8 @@ VERBS = {
     "train": "train a model, on the bundled pictures or on your own",
     "evaluate": "measure how well a model paints what it is asked for",
     "reproduce": "make a picture again from the parameters inside it, and compare",
+    "inspect": "say what model a file holds, and how that is known",
+    "convert": "write a model as another program's files",
     "samplers": "list the samplers",
     "models": "list the models that ship with sfumato",
     "doctor": "say what this machine and this installation can do",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,9 +10,10 @@ import tyro
 from pydantic import ValidationError
 from torch import Tensor
 
+from sfumato.cli.additions import Embeddings, Loras, added, differing
 from sfumato.cli.parse import File, Name, parse
 from sfumato.generate import generate
-from sfumato.io import model_folder, pictures
+from sfumato.io import model_folder, opening, pictures
 from sfumato.models.config import complaint
 from sfumato.request import Request
 
@@ -29,6 +30,12 @@ class Reproduce:
     """The picture that it began from, if there was one."""
     mask: File = None
     """Its mask, if there was one."""
+    lora: Loras = field(default_factory=list)
+    """Its LoRAs with their weights, if there were any."""
+    embedding: Embeddings = field(default_factory=list)
+    """Its textual inversions, if there were any."""
+    vae: File = None
+    """Its first stage, if it was not the model's own."""
     out: File = None
     """Where to write the new picture, if anywhere."""
     json: bool = False
@@ -39,8 +46,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Reproduce, arguments, verb="reproduce")
     made = _made(asked.picture)
-    loaded = model_folder.load(asked.model or made.model)
-    same_model = loaded.file.weights[loaded.weights].sha256 == made.sha256
+    if asked.model is None and made.model not in model_folder.names():
+        raise ValueError(f"{asked.picture} was made by a model called '{made.model}'; give its path with --model")
+    loaded = opening.load(asked.model or made.model, precision=made.precision)
+    said = added(loaded, asked.lora, asked.embedding, asked.vae)
+    if wanted := differing(said, made.additions):
+        raise ValueError(f"{asked.picture} was made with {wanted}; give the same")
+    same_model = opening.digest(loaded) == made.sha256
     old = pictures.read(asked.picture)
     init, mask = _given(asked, made, old)
     new = generate(loaded, made.request, init=init, mask=mask).images[0]
@@ -64,6 +76,8 @@ class _Made(NamedTuple):
     request: Request
     model: str
     sha256: str
+    precision: opening.Precision
+    additions: dict[str, Any]  # what was put on the model
     began: str  # hash of the pixels of the picture that it began from, if there was one
     masked: str  # hash of its mask, if there was one
 
@@ -91,11 +105,13 @@ def _given(asked: Reproduce, made: _Made, old: Tensor) -> tuple[Tensor | None, T
 def _made(path: Path) -> _Made:
     found = pictures.parameters_of(path)
     try:
-        model = found["model"]
+        model = {**found["model"]}
         request = Request.model_validate(found["request"])
         if "init" not in found:  # pictures once said a strength that had no meaning
             request = request.model_copy(update={"strength": None})
-        return _Made(request, str(model["name"]), str(model["sha256"]), _hash(found, "init"), _hash(found, "mask"))
+        precision = "bfloat16" if model.get("precision") == "bfloat16" else "float32"
+        began, masked = _hash(found, "init"), _hash(found, "mask")
+        return _Made(request, str(model["name"]), str(model["sha256"]), precision, model, began, masked)
     except ValidationError as error:
         raise ValueError(f"the parameters in {path} are not understood: {complaint(error)}") from None
     except (KeyError, TypeError):

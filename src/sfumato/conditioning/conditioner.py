@@ -1,11 +1,19 @@
 """A conditioner (tau_theta and its kin) turns what a sample says into a Cond."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from sfumato.cond import Cond
+
+
+class Heard(NamedTuple):
+    """What was read of some prompts."""
+
+    tokens: int  # of the longest that were read
+    dropped: int = 0  # of it that were over the model's length
+    unknown: tuple[str, ...] = ()  # words that the model was never shown
 
 
 class Conditioner(Protocol):
@@ -24,4 +32,16 @@ class Conditioner(Protocol):
 
     def null(self, n: int) -> Cond:
         """The unconditional condition, n times."""
+        ...
+
+
+class Prompted(Conditioner, Protocol):
+    """A conditioner that is asked with prompts."""
+
+    def heard(self, prompts: Sequence[str]) -> Heard:
+        """What is read of these prompts, and what is not."""
+        ...
+
+    def of(self, prompts: Sequence[str]) -> Cond:
+        """The condition of some prompts."""
         ...

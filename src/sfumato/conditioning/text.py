@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sfumato.cond import Cond
+from sfumato.conditioning.conditioner import Heard
 from sfumato.conditioning.vocabulary import PAD
 from sfumato.nets.transformer import TransformerEncoder, TransformerSize
 
@@ -29,6 +30,11 @@ class Text(nn.Module):
     def count(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has, the start and the end included; over `size.length` are not read."""
         return [len(e.ids) for e in self.tokenizer.encode_batch(list(captions))]
+
+    def heard(self, prompts: Sequence[str]) -> Heard:
+        """Of the longest: how many tokens were read, and how many were not; and the words nobody showed the model."""
+        longest = max(self.count(list(dict.fromkeys(prompts))))
+        return Heard(min(longest, self.size.length), max(0, longest - self.size.length), self.unknown(prompts))
 
     def unknown(self, captions: Sequence[str]) -> tuple[str, ...]:
         """The words, each once, that are not in the vocabulary: they are spelt out, and mean nothing."""

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
@@ -18,6 +19,22 @@ def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
             os.fsync(file.fileno())
         if not (new and _linked(beside, path)):
             beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as written:
+            yield written
+            written.flush()
+            os.fsync(written.fileno())
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     _sync(path.parent)

@@ -18,8 +18,9 @@ from sfumato.conditioning.vocabulary import PAD
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import atomic, tensors
+from sfumato.io.origin import Origin
 from sfumato.models.config import Closed, ModelConfig, complaint, registered
-from sfumato.models.latent_diffusion import LatentDiffusion, hollow
+from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.registry import unknown
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "models"
@@ -55,9 +56,10 @@ class ModelFile(Closed):
     format: Literal[1] = 1
     name: str
     config: ModelConfig
-    default: str = "ema"
-    weights: dict[str, WeightSet]
+    default: str = "ema"  # the weight set that sampling uses
+    weights: dict[str, WeightSet] = Field(default_factory=dict)
     defaults: Defaults = Defaults()
+    origin: Origin | None = None  # of a model that came from another program's file
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -69,6 +71,7 @@ class Loaded:
     file: ModelFile
     path: Path
     weights: str
+    files: tuple[Path, ...] = ()  # of other programs' models: those with the weights of the U-Net
 
 
 def names() -> list[str]:
@@ -88,8 +91,9 @@ def find(name_or_path: str | Path) -> Path:
     if str(name_or_path) and (path / "model" / "model.json").is_file():
         return path / "model"  # the folder of a training run
     if str(name_or_path) and path.exists():
-        raise ValueError(f"{path} holds no model.json; a model is a folder that does")
-    raise ValueError(unknown("model", str(name_or_path), names()) + " (or the path of a model folder)")
+        raise ValueError(f"{path} holds no model.json, nor diffusers' model_index.json; a model is a folder that does")
+    paths = "or the path of a model folder, a .safetensors or .ckpt file or a folder of diffusers"
+    raise ValueError(f"{unknown('model', str(name_or_path), names())} ({paths})")
 
 
 def describe(name_or_path: str | Path) -> ModelFile:
@@ -101,33 +105,26 @@ def describe(name_or_path: str | Path) -> ModelFile:
         raise ValueError(f"{path} is not a model description: {complaint(error)}") from None
 
 
-def load(name_or_path: str | Path, *, weights: str | None = None) -> Loaded:
-    """Load a model by name or path, in float32 on the CPU. Hashes are checked."""
-    folder, file = find(name_or_path), describe(name_or_path)
-    chosen = weights or file.default
-    if chosen not in file.weights:
-        raise ValueError(unknown("weight set", chosen, sorted(file.weights)))
+def read(folder: Path, file: ModelFile, model: LatentDiffusion, chosen: str) -> dict[str, Tensor]:
+    """The tensors of a weight set as they are stored; ValueError if its hash or one of its tensors is not as said."""
     entry = file.weights[chosen]
     path = folder / Path(entry.file).name
     if tensors.sha256(path) != entry.sha256:
         raise ValueError(f"{path} is not the file that model.json describes (its hash differs); copy it again")
-    model, stored = hollow(file.config, _tokenizer(folder / "tokenizer.json")), tensors.load(path)
+    stored = tensors.load(path)
     held, asked = (sum(w.numel() for w in weights.values()) for weights in (stored, model.state_dict()))
-    if asked > 2 * held:  # smaller differences are named by `fill`
+    if asked > 2 * held:  # smaller differences are named by `check`
         raise ValueError(f"{path} holds {held:,} numbers, the model that model.json describes {asked:,}; one is wrong")
-    tensors.fill(model, stored, source=path)
-    return Loaded(model.eval().requires_grad_(False), file, folder, chosen)
+    tensors.check(model, stored, source=path)
+    return stored
 
 
 def save(
     path: Path,
+    file: ModelFile,
     sets: Mapping[str, tuple[str, Mapping[str, Tensor]]],
     *,
-    name: str,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    defaults: Defaults,
-    provenance: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
     kept_as: Callable[[str, Tensor], torch.dtype] = lambda _name, weight: weight.dtype,
 ) -> None:
     """Write a model folder whole. `sets` maps the name of a weight set to what it is and its tensors.
@@ -138,22 +135,28 @@ def save(
         entries = {}
         for key, (about, weights) in sets.items():
             target = folder / f"{key}.safetensors"
-            tensors.save(target, {k: v.to(kept_as(k, v)) for k, v in weights.items()})
+            tensors.write(target, {k: v.to(kept_as(k, v)) for k, v in weights.items()})
             entries[key] = WeightSet(file=target.name, sha256=tensors.sha256(target), about=about)
-        file = ModelFile(name=name, config=config, weights=entries, defaults=defaults, provenance=dict(provenance))
-        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        text = json.dumps(file.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
+        if tokenizer is not None:
+            (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        whole = file.model_copy(update={"weights": entries})
+        text = json.dumps(whole.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
         (folder / "model.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _tokenizer(path: Path) -> Tokenizer:
+def tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    """The tokenizer in a model folder, if the model is asked with prompts; ValueError if it is not one."""
+    path = folder / "tokenizer.json"
+    words = config.conditioner is not None and config.conditioner.kind == "words"
+    if not words and not path.is_file():
+        return None
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        found = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(f"{path} is missing; the folder is not complete") from None
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{path} is not a tokenizer ({str(error).splitlines()[0]}); copy it again") from None
-    ids = tokenizer.get_vocab()
-    if PAD not in ids or max(ids.values()) >= len(ids):
+    ids = found.get_vocab()
+    if words and (PAD not in ids or max(ids.values()) >= len(ids)):
         raise ValueError(f"{path} is not a tokenizer of this model (it has no {PAD}, or gaps); copy it again")
-    return tokenizer
+    return found

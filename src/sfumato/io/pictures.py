@@ -52,6 +52,8 @@ def decode(data: bytes, *, size: int | None = None) -> Tensor:
 def read(path: Path | str, *, size: int | None = None) -> Tensor:
     """`decode` the bytes of a file; its ValueError names the file, also one that cannot be opened."""
     try:
+        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+            raise ValueError("it is a pipe or a device; give a file")
         return decode(Path(path).read_bytes(), size=size)
     except OSError as error:
         raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None

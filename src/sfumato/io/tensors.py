@@ -1,13 +1,34 @@
 """Tensors in safetensors files, with errors that a person can read."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as pack
 from torch import Tensor, nn
+
+from sfumato.io import atomic
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+"""The names of types in a safetensors file."""
 
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
@@ -18,6 +39,25 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write such a file."""
     path.write_bytes(packed(tensors))
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write such a file tensor by tensor, so that it takes no memory for all of them, whole or not at all."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that each is aligned
+    head: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name in order:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        head[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic.file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def load(path: Path) -> dict[str, Tensor]:
@@ -32,6 +72,13 @@ def load(path: Path) -> dict[str, Tensor]:
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
     """Put `tensors` into `module`, in the types it has; ValueError, naming a key, if the two do not match exactly."""
+    check(module, tensors, source=source)
+    own = module.state_dict()
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()}, assign=True)
+
+
+def check(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    """ValueError, naming a key, if `tensors` are not exactly those of `module`."""
     own = module.state_dict()
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
@@ -39,7 +86,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> N
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ValueError(f"{source} {what} tensor '{keys[0]}'{more}; it is not a file for this model")
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()}, assign=True)
 
 
 def sha256(path: Path) -> str:

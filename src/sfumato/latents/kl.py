@@ -21,14 +21,12 @@ class KLFirstStage(nn.Module):
         self.factor, self.channels = size.factor, size.latent_channels
         self.net = Autoencoder(size)
         self.register_buffer("mean", torch.zeros(1, size.latent_channels, 1, 1))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("std", torch.ones((), dtype=torch.float64))  # of which 1 / x is exact enough
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior, in units of the normalised latent. ValueError on a bad size."""
-        h, w = image.shape[-2:]
-        if h % self.factor or w % self.factor:
-            raise ValueError(f"a picture of {w}x{h} does not divide by {self.factor}; both sides must")
-        mean, logvar = moments(self.net.encoder(image))
+        sides_divide(image, self.factor)
+        mean, logvar = (m.to(image.dtype) for m in moments(self.net.encoder(image.to(self.dtype))))
         return (mean - self.mean) / self.std, logvar - 2 * self.std.log()
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -38,7 +36,12 @@ class KLFirstStage(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """The picture, not clamped."""
-        return self.net.decoder(latent * self.std + self.mean)
+        return self.net.decoder((latent * self.std + self.mean).to(self.dtype)).to(latent.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the networks' weights; latents and pictures may be of another."""
+        return self.net.decoder.conv_in.weight.dtype
 
     @torch.no_grad()
     def calibrate(self, mean: Tensor, logvar: Tensor) -> None:
@@ -46,3 +49,10 @@ class KLFirstStage(nn.Module):
         self.mean.copy_(mean.mean((0, 2, 3), keepdim=True))
         second = (mean - self.mean).square() + logvar.exp()
         self.std.copy_(second.mean().sqrt())
+
+
+def sides_divide(image: Tensor, factor: int) -> None:
+    """ValueError if the sides of a picture (..., H, W) do not divide by the factor of a first stage."""
+    h, w = image.shape[-2:]
+    if h % factor or w % factor:
+        raise ValueError(f"a picture of {w}x{h} does not divide by {factor}; both sides must")

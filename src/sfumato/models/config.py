@@ -3,9 +3,9 @@
 import inspect
 import math
 from dataclasses import fields
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
@@ -14,6 +14,8 @@ from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 from sfumato.registry import Registry
 
+S = TypeVar("S")
+LARGEST = 10**7  # of any number in a size
 LONG = 80  # characters of what was given that are said again
 MOST = {"depth": 64, "blocks": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
 
@@ -63,29 +65,84 @@ def complaint(error: ValidationError) -> str:
     return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}"
 
 
-class ModelConfig(Closed):
-    """Sizes of the three parts, the schedule and the prediction."""
+class WordsConfig(Closed):
+    """Captions through a transformer of our own over a vocabulary made of the captions (`conditioning/text.py`)."""
 
-    first_stage: AutoencoderSize
-    text: TransformerSize
+    kind: Literal["words"] = "words"
+    encoder: TransformerSize
+
+
+class ClipConfig(Closed):
+    """Prompts through CLIP's text tower (`conditioning/clip.py`)."""
+
+    kind: Literal["clip"] = "clip"
+    encoder: TransformerSize
+    vocabulary: int = Field(default=49408, ge=1, le=1_000_000)
+    pad: int = Field(default=49407, ge=0)  # the id that fills a chunk: the end again in SD 1, 0 in SD 2
+
+
+class BertConfig(Closed):
+    """Captions, or sequences of numbers that stand for boxes, through LDM's transformer (`conditioning/bert.py`)."""
+
+    kind: Literal["bert", "layout"] = "bert"
+    encoder: TransformerSize
+    vocabulary: int = Field(default=30522, ge=1, le=1_000_000)
+
+
+class LabelsConfig(Closed):
+    """Class labels as one token to attend to (`conditioning/label.py`)."""
+
+    kind: Literal["labels"] = "labels"
+    classes: int = Field(ge=1, le=1_000_000)
+    dim: int = Field(ge=1, le=65536)
+    null: int | None = Field(default=None, ge=0)  # the class that stands for none, for guidance
+
+
+class TableConfig(Closed):
+    """Class labels that are rows of the network's own table."""
+
+    kind: Literal["table"] = "table"
+    classes: int = Field(ge=1, le=1_000_000)
+
+
+Conditioning = Annotated[
+    WordsConfig | ClipConfig | BertConfig | LabelsConfig | TableConfig, Field(discriminator="kind")
+]
+MapsKind = Literal["inpainting", "inpainting_black", "picture", "depth", "low_resolution", "segmentation", "other"]
+
+
+class ModelConfig(Closed):
+    """Sizes of the three parts, the schedule and the prediction. Without a first stage the model paints pixels."""
+
+    first_stage: AutoencoderSize | None = None
+    conditioner: Conditioning | None = None
     unet: UNetSize
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = Prediction.V
     resolution: int = Field(default=64, ge=8, le=4096)  # pixels a side that it was trained at
+    maps: MapsKind | None = None  # what is concatenated to the latent
+
+    @property
+    def learned(self) -> bool:
+        """Whether the network learnt its variance too."""
+        return self.unet.out_channels == 2 * self.unet.channels
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
         """A model that cannot be built is refused here, and not after hours of training its first stage."""
         self.schedule.build()
-        for name in ("first_stage", "text", "unet"):
-            _within_bounds(name, getattr(self, name))
-        first, text, unet = self.first_stage, self.text, self.unet
-        factor = first.factor * 2 ** (len(unet.mult) - 1)
+        encoder = getattr(self.conditioner, "encoder", None)
+        for name, size in (("first_stage", self.first_stage), ("conditioner.encoder", encoder), ("unet", self.unet)):
+            if size is not None:
+                _within_bounds(name, size)
+        first, unet = self.first_stage, self.unet
+        _fits(self.conditioner, unet)
+        channels = 3 if first is None else first.latent_channels
+        factor = (1 if first is None else first.factor) * 2 ** (len(unet.mult) - 1)
         for wrong, message in (
-            (unet.channels != first.latent_channels, f"unet.channels must be {first.latent_channels}, as the latent's"),
-            (unet.context_dim != text.dim, f"unet.context_dim must be {text.dim}, as text.dim"),
-            (unet.vector_dim not in (None, text.dim), f"unet.vector_dim must be {text.dim}, as text.dim, or none"),
-            (unet.map_channels > 0, "unet.map_channels must be 0, for nothing here gives maps"),
+            (unet.channels != channels, f"unet.channels must be {channels}, as the latent's"),
+            (unet.out_channels not in (None, channels, 2 * channels), f"unet.out_channels must be {channels}"),
+            (not _shown(self.maps, unet, channels), _unshown(self.maps, channels)),
             (self.resolution % factor > 0, f"resolution must divide by {factor}, as all sizes of this model must"),
         ):
             if wrong:
@@ -93,12 +150,60 @@ class ModelConfig(Closed):
         return self
 
 
+def _shown(kind: MapsKind | None, unet: UNetSize, latent: int) -> bool:
+    """Whether the network has the channels that maps of this kind take."""
+    channels = {None: 0, "inpainting": latent + 1, "inpainting_black": latent + 1, "picture": latent, "depth": 1}
+    return unet.map_channels == channels[kind] if kind in channels else unet.map_channels > 0
+
+
+def _unshown(kind: MapsKind | None, latent: int) -> str:
+    if kind is None:
+        return "unet.map_channels must be 0, for the network is shown nothing"
+    return f"unet.map_channels is not what maps of kind '{kind}' have beside a latent of {latent} channels"
+
+
+def sized(kind: type[S], source: object, /, **fields: Any) -> S:
+    """A size, or another checked description, from what `source` says; ValueError of one line that names it."""
+    try:
+        return TypeAdapter(kind).validate_python(fields)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {complaint(error)}") from None
+
+
+def configured(source: object, **fields: Any) -> ModelConfig:
+    """The description of what is in `source`; ValueError of one line that names it if no such model can be."""
+    try:
+        return ModelConfig(**fields)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {complaint(error)}") from None
+
+
+def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
+    """ValueError if the network does not listen to what the conditioner says."""
+    heard: list[tuple[str, int, str]] = []  # a field of the network, what it must be, as what
+    match conditioner:
+        case WordsConfig(encoder=size) | ClipConfig(encoder=size) | BertConfig(encoder=size):
+            heard.append(("context_dim", size.dim, "conditioner.encoder.dim"))
+        case LabelsConfig(dim=dim):
+            heard.append(("context_dim", dim, "conditioner.dim"))
+        case TableConfig(classes=classes):
+            heard.append(("classes", classes, "conditioner.classes"))
+        case None:
+            pass
+    for name, value, what in heard:
+        if getattr(unet, name) != value:
+            raise ValueError(f"unet.{name} must be {value}, as {what}")
+    if isinstance(conditioner, WordsConfig) and unet.vector_dim not in (None, conditioner.encoder.dim):
+        raise ValueError(f"unet.vector_dim must be {conditioner.encoder.dim}, as conditioner.encoder.dim, or none")
+
+
 def _within_bounds(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
     """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0."""
     for field in fields(size):
         value = getattr(size, field.name)
-        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int | float)]
-        most = MOST.get(field.name, math.inf)
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        most = MOST.get(field.name, LARGEST)
         good = all(0 < v < math.inf or v == field.default == 0 for v in numbers)
         if not good or (field.name == "mult" and not numbers):
             raise ValueError(f"{name}.{field.name} is {value}; it must be positive")

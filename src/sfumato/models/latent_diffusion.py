@@ -1,6 +1,7 @@
 """The model: a first stage, a conditioner and a denoiser, and nothing else than their wiring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,25 +9,56 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from sfumato.conditioning.bert import Bert
+from sfumato.conditioning.bert_tokens import bert_tokenizer
+from sfumato.conditioning.clip import Clip
+from sfumato.conditioning.clip_tokens import clip_tokenizer
+from sfumato.conditioning.label import Labels, TableRow
 from sfumato.conditioning.text import Text
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.latents.kl import KLFirstStage
+from sfumato.latents.pixels import Pixels
+from sfumato.latents.vq import VQFirstStage
+from sfumato.models import config
 from sfumato.models.config import ModelConfig
+from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
+from sfumato.nets.transformer import TransformerEncoder
 from sfumato.nets.unet import UNet
+
+AnyConditioner = Text | Clip | Bert | Labels | TableRow
 
 
 class LatentDiffusion(nn.Module):
-    """A latent diffusion model (Rombach et al. 2022)."""
+    """A latent diffusion model (Rombach et al. 2022). A conditioner of words needs its tokenizer."""
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
-        self.first_stage = KLFirstStage(config.first_stage)
-        self.conditioner = Text(tokenizer, config.text)
+        self.config = config
+        self.first_stage = _first_stage(config.first_stage)
+        self.conditioner = _conditioner(config.conditioner, tokenizer)
         net = UNet(config.unet)
         with torch.device("cpu"):  # the schedule is real in a hollow model too
             schedule = config.schedule.build()
-        self.denoiser = Denoiser(net, schedule, config.prediction)
+        self.denoiser = Denoiser(net, schedule, config.prediction, learned=config.learned)
         self.factor = self.first_stage.factor * net.factor  # what both sides of a picture must divide by
+
+    @property
+    def net(self) -> UNet:
+        """The network of the denoiser."""
+        assert isinstance(self.denoiser.net, UNet)
+        return self.denoiser.net
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The networks of the first stage; there must be one."""
+        assert not isinstance(self.first_stage, Pixels)
+        return self.first_stage.net
+
+    @property
+    def text(self) -> TransformerEncoder:
+        """The transformer of the conditioner; there must be one."""
+        assert isinstance(self.conditioner, Text | Clip | Bert)
+        return self.conditioner.encoder
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) for a picture of width x height pixels; ValueError if the model cannot take that size."""
@@ -39,10 +71,40 @@ class LatentDiffusion(nn.Module):
         return self.first_stage.channels, height // self.first_stage.factor, width // self.first_stage.factor
 
 
-def hollow(config: ModelConfig, tokenizer: Tokenizer) -> LatentDiffusion:
+def _first_stage(size: AutoencoderSize | None) -> KLFirstStage | VQFirstStage | Pixels:
+    if size is None:
+        return Pixels()
+    return VQFirstStage(size) if size.codebook else KLFirstStage(size)
+
+
+def _conditioner(kind: config.Conditioning | None, tokenizer: Tokenizer | None) -> AnyConditioner | None:
+    match kind:
+        case config.WordsConfig(encoder=size):
+            assert tokenizer is not None
+            return Text(tokenizer, size)
+        case config.ClipConfig(encoder=size, vocabulary=words, pad=pad):
+            return Clip(tokenizer or clip_tokenizer(), words, size, pad=pad)
+        case config.BertConfig(kind=reads, encoder=size, vocabulary=words):
+            return Bert(tokenizer or bert_tokenizer() if reads == "bert" else None, words, size)
+        case config.LabelsConfig(classes=classes, dim=dim, null=null):
+            return Labels(classes, dim, null=null)
+        case config.TableConfig(classes=classes):
+            return TableRow(classes)
+        case None:
+            return None
+
+
+def hollow(config: ModelConfig, tokenizer: Tokenizer | None = None) -> LatentDiffusion:
     """The model with shapes and no numbers: nothing of its size is made until weights are put in."""
-    with torch.device("meta"), _Uninitialised():
+    with hollowed():
         return LatentDiffusion(config, tokenizer)
+
+
+@contextmanager
+def hollowed() -> Iterator[None]:
+    """Modules that are made in here have shapes and no numbers."""
+    with torch.device("meta"), _Uninitialised():
+        yield
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sfumato.data import Dataset, Emoji, Folder, Sample, Split, captions, concrete_ids
 from sfumato.io.model_folder import Defaults
-from sfumato.models.config import ModelConfig, ScheduleConfig
+from sfumato.models.config import ModelConfig, ScheduleConfig, WordsConfig
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
@@ -23,7 +23,7 @@ def settings() -> TextToImage:
             first_stage=AutoencoderSize(
                 channels=32, mult=(1, 2, 4), blocks=1, latent_channels=48, patch=2, shortcut="linear"
             ),
-            text=TransformerSize(dim=128, depth=2, length=24, heads=4, dim_head=32),
+            conditioner=WordsConfig(encoder=TransformerSize(dim=128, depth=2, length=24, heads=4, dim_head=32)),
             unet=UNetSize(
                 channels=48,
                 width=80,

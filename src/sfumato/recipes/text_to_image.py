@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato import __version__
+from sfumato.conditioning.text import Text
 from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.data.sample import Dataset, Sample
 from sfumato.diffusion.noise import Address, Stream
@@ -107,6 +108,10 @@ def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]
 
     ValueError, before anything is done, if the pictures have no captions.
     """
+    if settings.model.first_stage is None or settings.model.first_stage.codebook or settings.model.conditioner is None:
+        raise ValueError(
+            "this recipe trains a KL first stage and a conditioner of words; the settings have other parts"
+        )
     if "caption" not in material.captioned.fields:
         raise ValueError(f"the pictures have no captions ({material.about}); add sidecars or a metadata.jsonl")
     return _run(settings, material, out)
@@ -114,7 +119,9 @@ def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]
 
 def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
     torch.manual_seed(settings.first_stage.plan.seed)
-    first_stage = KLFirstStage(settings.model.first_stage)
+    size = settings.model.first_stage
+    assert size is not None
+    first_stage = KLFirstStage(size)
     yield from _first_stage(settings, material, first_stage, out / "first-stage")
     cache = _cached(first_stage, material.captioned, out / "latents.safetensors")
     first_stage.calibrate(cache["mean"], cache["logvar"])
@@ -140,7 +147,7 @@ def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event
 def _first_stage(settings: TextToImage, material: Material, stage: KLFirstStage, home: Path) -> Iterator[Event]:
     """Train the autoencoder and leave its average in `stage`."""
     run, images = settings.first_stage, material.pictures
-    if settings.model.first_stage.shortcut == "linear":
+    if stage.net.encoder.linear is not None:
         every = max(1, len(images) // 2048)
         stage.net.start_at_principal_components(_stack(images, range(0, len(images), every)))
     objective = Autoencoding(
@@ -169,7 +176,7 @@ class _Captioned(nn.Module):
 
     def __init__(self, model: LatentDiffusion, drop: float, times: Times) -> None:
         super().__init__()
-        self.conditioner, self.denoiser = model.conditioner, model.denoiser
+        self.conditioner, self.denoiser = _captions(model), model.denoiser
         self.drop = drop
         self.times: Times = times
 
@@ -191,6 +198,7 @@ def _diffusion(
 ) -> Iterator[Event]:
     """Train the denoiser and the conditioner on cached latents; write previews and the model folder."""
     run, plan = settings.diffusion, settings.diffusion.plan
+    assert isinstance(model.first_stage, KLFirstStage)
     mean, logvar = _normalised(model.first_stage, cache)
     objective = _Captioned(model, run.drop, run.times)
 
@@ -198,7 +206,7 @@ def _diffusion(
         index = indices(step, batch=plan.batch, n=len(mean), seed=plan.seed)
         which = Address.of(plan.seed, index, step).uniform(Stream.CAPTION)[:, 0]
         said = [ways[i][int(u * len(ways[i]))] for i, u in zip(index.tolist(), which, strict=True)]
-        tokens = model.conditioner.collate([{"caption": c} for c in said])
+        tokens = objective.conditioner.collate([{"caption": c} for c in said])
         return {"index": index, "mean": mean[index], "logvar": logvar[index], **tokens}
 
     state = State(objective, plan)
@@ -224,12 +232,9 @@ def _delivered(
     about = f"average of the weights, decay {plan.ema} with warm-up, {state.ema.updates} updates"
     model_folder.save(
         out / "model",
+        averaged.file.model_copy(update={"provenance": {**provenance, **seen}}),
         {"ema": (about, averaged.model.state_dict())},
-        name=settings.name,
-        config=settings.model,
-        tokenizer=averaged.model.conditioner.tokenizer,
-        defaults=settings.defaults,
-        provenance={**provenance, **seen},
+        tokenizer=_captions(averaged.model).tokenizer,
     )
     return Wrote("model", out / "model")
 
@@ -266,11 +271,17 @@ def _normalised(stage: KLFirstStage, cache: dict[str, Tensor]) -> tuple[Tensor, 
 @torch.no_grad()
 def _averaged(settings: TextToImage, model: LatentDiffusion, state: State) -> Loaded:
     """A model of its own with the averaged weights."""
-    copy = LatentDiffusion(settings.model, model.conditioner.tokenizer)
+    copy = LatentDiffusion(settings.model, _captions(model).tokenizer)
     copy.load_state_dict(model.state_dict())
     state.ema.copy_to(_Captioned(copy, 0.0, "uniform"))
-    file = ModelFile(name=settings.name, config=settings.model, weights={}, defaults=settings.defaults)
+    file = ModelFile(name=settings.name, config=settings.model, defaults=settings.defaults)
     return Loaded(copy.eval().requires_grad_(False), file, Path(), "ema")
+
+
+def _captions(model: LatentDiffusion) -> Text:
+    """The conditioner, which is one of words here."""
+    assert isinstance(model.conditioner, Text)
+    return model.conditioner
 
 
 def _pairs(stage: KLFirstStage, images: Dataset, path: Path) -> Path:

@@ -1,0 +1,101 @@
+"""From any kind of model file to any other, every tensor to the bit."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from sfumato.conditioning.clip_tokens import clip_tokenizer
+from sfumato.io import atomic, diffusers_config, diffusers_folder, model_folder, opening, single_file, tensors
+from sfumato.io.opening import Opened
+from sfumato.io.origin import Origin
+from sfumato.io.recognise import OURS
+from sfumato.models.config import ModelConfig
+from sfumato.models.latent_diffusion import LatentDiffusion, hollow
+from sfumato.registry import unknown
+
+Kind = Literal["sfumato", "ldm", "diffusers"]
+PREDICTED = {"eps": "epsilon", "v": "v"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    path: Path
+    kind: Kind
+    weights: str  # the weight set that was taken
+    tensors: int
+    passed: tuple[str, ...]  # keys of the source that say nothing to the model, and are not in the result
+
+
+def convert(source: str | Path, target: Path, kind: Kind, *, weights: str | None = None) -> Converted:
+    """Write the model `source` as a model of another kind, whole or not at all.
+
+    ValueError if the source is no model, if the other kind has no room for it, or if something is in the way.
+    """
+    found = opening.opened(source)
+    if target.exists():
+        raise ValueError(f"{target} is there already; choose another name")
+    if kind == "ldm" and target.suffix != ".safetensors":
+        raise ValueError(f"{target} would be a safetensors file, so its name must end in .safetensors")
+    if not found.sure:
+        found = opening.asked(found)
+    chosen = weights or found.file.default
+    if chosen not in found.sets:
+        raise ValueError(unknown("weight set", chosen, sorted(found.sets)))
+    model = hollow(found.file.config, found.tokenizer)
+    ours, passed = found.read(model, chosen, None)
+    match kind:
+        case "ldm":
+            written = single_file.write(ours, model, found.origin)
+            tensors.write(target, written, metadata(found.file.name, found.file.config, found.origin))
+            count = len(written)
+        case "diffusers":
+            count = _folder(target, ours, model, found)
+        case "sfumato":
+            count = len(ours)
+            _own(target, ours, chosen, found)
+    return Converted(target, kind, chosen, count, tuple(passed))
+
+
+def metadata(name: str, config: ModelConfig, origin: Origin) -> dict[str, str]:
+    """What a single file says of itself (Stability AI's ModelSpec 1.0.0), and what no shape can tell of it."""
+    side = f"{config.resolution}x{config.resolution}"
+    architecture = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512"}.get(config.unet.context_dim or 0)
+    if architecture == "stable-diffusion-v2-512" and config.prediction.value == "v":
+        architecture = "stable-diffusion-v2-768-v"
+    said = {
+        "sai_model_spec": "1.0.0",
+        "architecture": architecture or "latent-diffusion",
+        "implementation": "https://github.com/CompVis/latent-diffusion",
+        "title": name,
+        "resolution": side,
+        "prediction_type": PREDICTED.get(config.prediction.value, config.prediction.value),
+    }
+    ours = json.dumps({"config": config.model_dump(mode="json"), "origin": origin.model_dump(mode="json")})
+    return {**{f"modelspec.{key}": value for key, value in said.items()}, OURS: ours}
+
+
+def _own(target: Path, ours: Mapping[str, Tensor], chosen: str, found: Opened) -> None:
+    provenance = {**found.file.provenance, "converted from": found.path.name}
+    file = found.file.model_copy(update={"provenance": provenance, "default": chosen})
+    model_folder.save(target, file, {chosen: (f"converted from {found.path.name}", ours)}, tokenizer=found.tokenizer)
+
+
+def _folder(target: Path, ours: Mapping[str, Tensor], model: LatentDiffusion, found: Opened) -> int:
+    """The number of tensors in a folder of diffusers."""
+    parts = diffusers_folder.write(ours, model, found.origin)
+    said = diffusers_config.written(model.config, found.origin, round(float(1 / ours["first_stage.std"]), 8))
+    with atomic.folder(target) as folder:
+        for name, value in said.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        (found.tokenizer or clip_tokenizer()).model.save(str(folder / "tokenizer"))
+        for part, weights in parts.items():
+            stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+            tensors.write(folder / part / f"{stem}.safetensors", weights, {"format": "pt"})
+    return sum(map(len, parts.values()))
