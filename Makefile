@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo setup test slow lint bench bench-samplers train
+.PHONY: demo setup test slow parity lint bench bench-samplers train
 
 demo: .venv/ready
 	$(RUN)sfumato generate "a red apple, 3d" --seed 7 --out pictures
@@ -15,6 +15,9 @@ test: .venv/dev
 
 slow: .venv/dev
 	$(RUN)python -m pytest -m slow
+
+parity: .venv/dev
+	$(RUN)python -m pytest -m parity tests/peers
 
 lint: .venv/dev
 	$(RUN)ruff check .
@@ -37,5 +40,5 @@ train: .venv/ready
 	touch $@
 
 .venv/dev: .venv/ready
-	$(RUN)python -m pip install -q --compile -c constraints.txt -e ".[dev,data]"
+	$(RUN)python -m pip install -q --compile -c constraints.txt -e ".[dev,data,peers]"
 	touch $@
