@@ -102,7 +102,7 @@ def reported(found: Opened) -> dict[str, Any]:
         "heads": f"{config.unet.heads} in each place" if config.unet.heads else f"of {config.unet.head_dim} channels",
         "stored as": sorted(types),
         "first stage": _first_stage(config.first_stage),
-        "latents times": round(found.scale, 8) if config.first_stage and found.file.origin else "",
+        "latents times": float(f"{found.scale:.7g}") if config.first_stage and found.file.origin else "",
         "asked with": ASKED[config.conditioner.kind if config.conditioner else None],
         "shown": config.maps or "",
         "predicts": predicts if found.sure else f"{predicts}, or v: nothing says it (see --ask)",

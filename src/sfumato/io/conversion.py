@@ -89,7 +89,7 @@ def _own(target: Path, ours: Mapping[str, Tensor], chosen: str, found: Opened) -
 def _folder(target: Path, ours: Mapping[str, Tensor], model: LatentDiffusion, found: Opened) -> int:
     """The number of tensors in a folder of diffusers."""
     parts = diffusers_folder.write(ours, model, found.origin)
-    said = diffusers_config.written(model.config, found.origin, round(float(1 / ours["first_stage.std"]), 8))
+    said = diffusers_config.written(model.config, found.origin, float(f"{float(1 / ours['first_stage.std']):.7g}"))
     with atomic.folder(target) as folder:
         for name, value in said.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

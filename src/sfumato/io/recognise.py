@@ -30,7 +30,7 @@ from sfumato.nets.unet import UNetSize
 
 UNET, FIRST_STAGE, COND, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 CLIP_AT = (COND + "transformer.text_model.", COND + "transformer.")  # newer libraries leave the second part out
-UNKNOWN = Training(512, ScheduleConfig(kind="scaled_linear"), 0.18215)
+UNKNOWN = Training(512, ScheduleConfig(kind="scaled_linear"), 0.18215, like="as Stable Diffusion, which is assumed")
 SIDE_OF_V = 768
 OURS = "sfumato"  # the key of the metadata under which a file written here says what it is
 

@@ -115,7 +115,7 @@ def schedule(stored: Stored, said: Beside, training: Training) -> tuple[Schedule
         found = sized(ScheduleConfig, said.path, **fields)
         return found, f"schedule {_named(found)}, says the .yaml"
     found = training.schedule.model_copy(update={"terminal_zero": zero})
-    return found, f"schedule {_named(found)}, as the published model's"
+    return found, f"schedule {_named(found)}, {training.like}"
 
 
 def _named(found: ScheduleConfig) -> str:
@@ -161,7 +161,7 @@ def prediction(stored: Stored, said: Beside, found: FoundUNet, training: Trainin
         return Prediction.V, "predicts v, says its metadata", True
     if found.published == "sd2" or (found.published is None and found.linear and found.size.context_dim):
         return training.prediction, "what it predicts is in nothing written: one question to the network tells", False
-    return training.prediction, f"predicts {training.prediction.value}, as the published model", True
+    return training.prediction, f"predicts {training.prediction.value}, {training.like}", True
 
 
 def scale(stored: Stored, said: Beside, training: Training) -> float:

@@ -140,6 +140,7 @@ class Training:
     scale: float = 1.0  # what LDM multiplies latents by
     prediction: Prediction = Prediction.EPS
     maps: MapsKind | None = None
+    like: str = "as the published model"  # how that is known
 
 
 def _scaled(end: float, start: float = 0.0015) -> ScheduleConfig:
