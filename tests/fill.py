@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,3 +72,19 @@ def places(net: nn.Module, names: dict[str, str]) -> list[Rule]:
     """Rules for a network of few parameters, by their whole names here and there."""
     assert {n for n, _ in net.named_parameters()} == names.keys()
     return [Rule((here,), (there,)) for here, there in names.items()]
+
+
+TOLERANCE = 2e-4  # absolute, as stated with the values; outputs are of order 1
+
+
+@torch.no_grad()
+def agrees(out: Tensor, known: Mapping[str, Any], name: str) -> None:
+    """All that is known of the output of an original program holds of ours."""
+    flat = out.detach().double().flatten()
+    middle = len(flat) // 2
+    assert list(out.shape) == known["shape"]
+    parts = {"first8": flat[:8], "mid4": flat[middle : middle + 4], "last4": flat[-4:]}
+    parts |= {"mean": flat.mean(), "std": flat.std(correction=0), "l1": flat.abs().mean()}
+    for part, value in parts.items():
+        expected = torch.tensor(known[part], dtype=torch.float64)
+        torch.testing.assert_close(value, expected, rtol=0, atol=TOLERANCE, msg=lambda m, p=part: f"{name} {p}: {m}")

@@ -7,7 +7,12 @@ import json
 import struct
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from sfumato.io.stored import Stored, open_stored
 
 DATA = bytes(range(1, 25))  # six float32
 NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -70,3 +75,19 @@ def headed(header: Any, data: bytes = DATA) -> bytes:
 def field(dtype: str = "F32", shape: tuple[int, ...] = (2, 3), start: int = 0, end: int = 24) -> dict[str, Any]:
     """What a safetensors header says of a tensor."""
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+def opened(path: Path, data: bytes) -> Stored:
+    path.write_bytes(data)
+    return open_stored(path)
+
+
+def refusal(path: Path, data: bytes) -> str:
+    """The one line about a file, without its name."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        opened(path, data)
+    message = str(error.value)
+    assert type(error.value) is ValueError
+    assert message.startswith(f"{path} ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path} ")

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hostile import DATA, NAME, pickled, storage, table, tensor, text, zipped
+from hostile import DATA, NAME, opened, pickled, refusal, storage, table, tensor, text, zipped
 from sfumato.io.stored import Stored, open_stored
 
 
@@ -31,21 +31,6 @@ def path(tmp_path: Path) -> Path:
 def stored(path: Path, value: object, protocol: int = 2) -> Stored:
     torch.save(value, path, pickle_protocol=protocol)
     return open_stored(path)
-
-
-def opened(path: Path, data: bytes) -> Stored:
-    path.write_bytes(data)
-    return open_stored(path)
-
-
-def refusal(path: Path, data: bytes) -> str:
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        opened(path, data)
-    message = str(error.value)
-    assert type(error.value) is ValueError
-    assert message.startswith(f"{path} ")
-    assert "\n" not in message
-    return message.removeprefix(f"{path} ")
 
 
 def same(found: Stored, expected: dict[str, Tensor]) -> None:

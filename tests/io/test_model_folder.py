@@ -115,7 +115,7 @@ def edit(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def rewrite(copy: Path, state: dict[str, torch.Tensor]) -> None:
     """Other weights, with the right hash."""
-    tensors.save(copy / "ema.safetensors", state)
+    tensors.write(copy / "ema.safetensors", state)
     edit(copy, lambda t: t["weights"]["ema"].update(sha256=tensors.sha256(copy / "ema.safetensors")))
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from hostile import DATA, field, headed, pickled, table, tensor, zipped
+from hostile import DATA, field, headed, opened, pickled, refusal, table, tensor, zipped
 from sfumato.io import ckpt, safetensors_file
 from sfumato.io.head import FREE
-from sfumato.io.stored import Stored, open_stored
+from sfumato.io.stored import open_stored
 
 SOURCES = Path(ckpt.__file__).parents[1]
 TYPES = sorted(safetensors_file.TYPES.values(), key=str)
@@ -36,22 +36,6 @@ def numbers(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 
 def bits(value: torch.Tensor) -> bytes:
     return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
-
-
-def opened(path: Path, data: bytes) -> Stored:
-    path.write_bytes(data)
-    return open_stored(path)
-
-
-def refusal(path: Path, data: bytes) -> str:
-    """The one line about a file, without its name."""
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        opened(path, data)
-    message = str(error.value)
-    assert type(error.value) is ValueError
-    assert message.startswith(f"{path} ")
-    assert "\n" not in message
-    return message.removeprefix(f"{path} ")
 
 
 @pytest.fixture

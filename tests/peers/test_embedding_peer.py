@@ -13,20 +13,10 @@ from safetensors.torch import save_file
 pytest.importorskip("diffusers")
 warnings.filterwarnings("ignore", module="diffusers")
 
-from pipelines import pipeline
-
 from sfumato.io import opening
 from sfumato.io.embedding import read_embedding
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module", params=["sd1-small", "sd2-small"])
-def pipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    made = pipeline(request.param, folder)
-    made.save_pretrained(folder / "pipe")
-    return made, folder / "pipe"
 
 
 @torch.no_grad()

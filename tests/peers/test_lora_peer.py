@@ -15,8 +15,6 @@ from torch import Tensor, nn
 pytest.importorskip("diffusers")
 warnings.filterwarnings("ignore", module="diffusers")
 
-from pipelines import pipeline
-
 from sfumato.io import opening
 from sfumato.io.lora import apply, read_lora
 
@@ -25,14 +23,6 @@ WEIGHT, ALPHA, RANK = 0.7, 2.0, 4
 pytestmark = pytest.mark.filterwarnings("ignore")
 INSIDE = ("attentions", "resnets", "downsamplers", "upsamplers", "self_attn", "mlp")
 Pairs = dict[str, tuple[Tensor, Tensor]]
-
-
-@pytest.fixture(scope="module", params=["sd1-small", "sd2-small"])
-def pipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    made = pipeline(request.param, folder)
-    made.save_pretrained(folder / "pipe")
-    return made, folder / "pipe"
 
 
 def pairs(part: nn.Module, *, convolutions: bool) -> Pairs:
