@@ -23,7 +23,7 @@ def added(loaded: Loaded, loras: Sequence[str], embeddings: Sequence[Path], vae:
     said: Said = {}
     if vae is not None:
         first_stages.put(loaded.model, vae)
-        said["vae"] = [{"file": vae.name, "sha256": tensors.sha256(_weights(vae))}]
+        said["vae"] = [{"file": vae.name, "sha256": tensors.sha256_of(first_stages.files_of(vae))}]
     for given in loras:
         path, weight = _weighted(given)
         apply(loaded.model, read_lora(path), weight=weight, origin=loaded.file.origin or Origin())
@@ -55,7 +55,3 @@ def _weighted(given: str) -> tuple[Path, float]:
         except ValueError:
             pass
     return Path(given), 1.0
-
-
-def _weights(vae: Path) -> Path:
-    return sorted(vae.glob("*.safetensors"))[0] if vae.is_dir() else vae

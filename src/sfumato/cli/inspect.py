@@ -65,7 +65,7 @@ def _part(path: Path) -> dict[str, Any] | None:
         return None
     stored = open_stored(path)
     names = [name.removeprefix(UNET) for name in stored.entries]
-    kind = None if holds_unet(names) else part(names)
+    kind, _ = (None if holds_unet(names) else part(names)) or (None, "")
     if kind not in ("lora", "embedding", "first stage"):
         return None
     said: dict[str, Any] = {"path": str(path), "kind": kind, "tensors": len(names), "says of itself": _metadata(path)}

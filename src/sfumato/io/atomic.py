@@ -9,24 +9,17 @@ from typing import BinaryIO
 
 
 def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
-    """Write a file whole. Folders above it are made. With `new`, FileExistsError if there is one, whoever made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not (new and _linked(beside, path)):
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync(path.parent)
+    """Write a file whole. With `new`, FileExistsError if there is one, whoever made it."""
+    with file(path, new=new) as written:
+        written.write(data)
 
 
 @contextmanager
-def file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+def file(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
+    """A temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Folders above it are made. With `new`, FileExistsError if there is a file at `path` by then, whoever made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,7 +27,8 @@ def file(path: Path) -> Iterator[BinaryIO]:
             yield written
             written.flush()
             os.fsync(written.fileno())
-        beside.replace(path)
+        if not (new and _linked(beside, path)):
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     _sync(path.parent)

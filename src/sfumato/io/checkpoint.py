@@ -19,7 +19,7 @@ def save(home: Path, step: int, weights: Mapping[str, Tensor], numbers: Mapping[
     """Write `home/step-N` and forget all but the newest few."""
     path = home / f"step-{step}"
     with atomic.folder(path) as folder:
-        tensors.save(folder / "state.safetensors", weights)
+        tensors.write(folder / "state.safetensors", weights)
         manifest = {"format": 1, "sha256": tensors.sha256(folder / "state.safetensors"), "numbers": dict(numbers)}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
     for _, old in _all(home)[:-KEEP]:

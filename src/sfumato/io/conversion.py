@@ -15,10 +15,9 @@ from sfumato.io.origin import Origin
 from sfumato.io.recognise import OURS
 from sfumato.models.config import ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion, hollow
-from sfumato.registry import unknown
 
 Kind = Literal["sfumato", "ldm", "diffusers"]
-PREDICTED = {"eps": "epsilon", "v": "v"}
+PREDICTED = {"eps": "epsilon"}  # in ModelSpec's words, where they are others
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ def convert(source: str | Path, target: Path, kind: Kind, *, weights: str | None
         raise ValueError(f"{target} would be a safetensors file, so its name must end in .safetensors")
     if not found.sure:
         found = opening.asked(found)
-    chosen = weights or found.file.default
-    if chosen not in found.sets:
-        raise ValueError(unknown("weight set", chosen, sorted(found.sets)))
+    chosen = found.chosen(weights)
     model = hollow(found.file.config, found.tokenizer)
     ours, passed = found.read(model, chosen, None)
     match kind:

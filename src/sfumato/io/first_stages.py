@@ -42,6 +42,11 @@ def opened(path: Path) -> tuple[AutoencoderSize, Read]:
     return size, read
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files with the weights of the first stage at `path`."""
+    return diffusers_folder.files_of(path) if path.is_dir() else [path]
+
+
 def put(model: LatentDiffusion, path: Path) -> None:
     """The first stage at `path` in the place of the model's own, with the model's statistics of latents.
 

@@ -1,6 +1,5 @@
 """Opening a model, whatever it is kept in: a bundled name, a model folder, a single file, a folder of diffusers."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,13 @@ class Opened:
     """Our tensors, for the hollow model and the name of a weight set, as they are stored or in a type; and the keys
     passed over."""
 
+    def chosen(self, weights: str | None) -> str:
+        """The weight set of this name, or the model's default; ValueError, listing what there is, if there is none."""
+        name = weights or self.file.default
+        if name not in self.sets:
+            raise ValueError(unknown("weight set", name, sorted(self.sets)))
+        return name
+
 
 def opened(name_or_path: str | Path) -> Opened:
     """What is kept under a name or a path, by its heads alone; ValueError if it is no model."""
@@ -69,9 +75,7 @@ def load(name_or_path: str | Path, *, weights: str | None = None, precision: Pre
     that are in that type already are windows on the file: nothing is copied.
     """
     found = opened(name_or_path)
-    chosen = weights or found.file.default
-    if chosen not in found.sets:
-        raise ValueError(unknown("weight set", chosen, sorted(found.sets)))
+    chosen = found.chosen(weights)
     dtype = getattr(torch, chosen_precision(found.file, precision))
     found = found if found.sure else asked(found, dtype)
     return Loaded(_filled(found, chosen, dtype), found.file, found.path, chosen, found.files)
@@ -185,5 +189,4 @@ def digest(loaded: Loaded) -> str:
     """The hash of the file with the model's weights, or with its U-Net's; of several files, that of their hashes."""
     if loaded.weights in loaded.file.weights:
         return loaded.file.weights[loaded.weights].sha256
-    hashes = [tensors.sha256(path) for path in loaded.files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return tensors.sha256_of(loaded.files)

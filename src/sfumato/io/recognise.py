@@ -190,15 +190,12 @@ PARTS = (
 """A mark in the names of a file without a model, what the file is, and what there is to say of it."""
 
 
-def part(names: Iterable[str]) -> str | None:
-    """What a file without a model holds: the second entries of `PARTS`; None if it is not known."""
+def part(names: Iterable[str]) -> tuple[str, str] | None:
+    """What a file without a model holds, and what there is to say of it; None if it is not known."""
     some = list(names)
-    return next((what for mark, what, _ in PARTS if any(mark in name for name in some)), None)
+    return next(((what, advice) for mark, what, advice in PARTS if any(mark in name for name in some)), None)
 
 
 def _not_a_model(names: Iterable[str]) -> str:
-    some = list(names)
-    for mark, _, what in PARTS:
-        if any(mark in name for name in some):
-            return what
-    return f"holds no diffusion model that is known here (its first tensor is '{some[0] if some else ''}')"
+    found, first = part(names), next(iter(names), "")
+    return found[1] if found else f"holds no diffusion model that is known here (its first tensor is '{first}')"

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sfumato.io.layouts import ddpm, ldm
 from sfumato.io.layouts.rules import Layout, Rule, prefixed
-from sfumato.io.recognise import COND, FIRST_STAGE, UNET, Origin, Recognised, ema_name
+from sfumato.io.origin import Origin
+from sfumato.io.recognise import COND, FIRST_STAGE, UNET, Recognised, ema_name
 from sfumato.io.stored import Stored
 from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, ModelConfig, WordsConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
@@ -86,14 +87,11 @@ def read(
 
 def statistics(config: ModelConfig, scale: float) -> dict[str, Tensor]:
     """The buffers of the first stage: no mean, and the deviation that LDM's factor stands for."""
-    if config.first_stage is None:
+    first = config.first_stage
+    if first is None:
         return {}
-    std = {"first_stage.std": torch.tensor(1 / scale, dtype=torch.float64)}
-    return (
-        std
-        if config.first_stage.codebook
-        else {**std, "first_stage.mean": torch.zeros(1, config.first_stage.latent_channels, 1, 1)}
-    )
+    found = {"first_stage.std": torch.tensor(1 / scale, dtype=torch.float64)}
+    return found if first.codebook else {**found, "first_stage.mean": torch.zeros(1, first.latent_channels, 1, 1)}
 
 
 def write(tensors: Mapping[str, Tensor], model: LatentDiffusion, origin: Origin) -> dict[str, Tensor]:
@@ -101,10 +99,7 @@ def write(tensors: Mapping[str, Tensor], model: LatentDiffusion, origin: Origin)
     config, first = model.config, model.config.first_stage
     mean = tensors.get("first_stage.mean")
     for wrong, what in (
-        (
-            first is not None and not first.published,
-            "an autoencoder with shortcuts or patches",
-        ),
+        (first is not None and not first.published, "an autoencoder with shortcuts or patches"),
         (isinstance(config.conditioner, WordsConfig), "the vocabulary of this model"),
         (mean is not None and bool(mean.any()), "the mean of its latents"),
         (config.schedule.kind in ("flow", "geometric"), f"a schedule '{config.schedule.kind}'"),

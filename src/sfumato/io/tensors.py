@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from sfumato.io import atomic
@@ -31,18 +30,8 @@ DTYPES = {
 """The names of types in a safetensors file."""
 
 
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a file with contiguous copies of `tensors`."""
-    return pack({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
-
-
-def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write such a file."""
-    path.write_bytes(packed(tensors))
-
-
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write such a file tensor by tensor, so that it takes no memory for all of them, whole or not at all."""
+    """Write a file tensor by tensor, so that it takes no memory for all of them, whole or not at all."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that each is aligned
     head: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
@@ -95,3 +84,9 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); the folder is not complete") from None
+
+
+def sha256_of(paths: Sequence[Path]) -> str:
+    """The hash of a file, or of several the hash of their hashes."""
+    hashes = [sha256(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

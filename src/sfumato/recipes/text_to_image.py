@@ -17,7 +17,7 @@ from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import Times, denoising_loss
 from sfumato.evaluate.reconstruction import mean_psnr, reconstructed
 from sfumato.generate import generate
-from sfumato.io import atomic, model_folder, pictures, tensors
+from sfumato.io import model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
 from sfumato.latents.autoencoding import Autoencoding
 from sfumato.latents.kl import KLFirstStage
@@ -260,7 +260,7 @@ def _cached(stage: KLFirstStage, images: Dataset, path: Path) -> dict[str, Tenso
     for begin in range(0, len(images), CHUNK):
         parts.append(moments(stage.net.encoder(_stack(images, range(begin, min(begin + CHUNK, len(images)))))))
     mean, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
-    atomic.write_bytes(path, tensors.packed({"mean": mean, "logvar": logvar}))
+    tensors.write(path, {"mean": mean, "logvar": logvar})
     return {"mean": mean, "logvar": logvar}
 
 

@@ -2,6 +2,7 @@
 
 from sfumato.io.layouts.ldm import VAE_ATTENTION, VAE_RES
 from sfumato.io.layouts.rules import Place, Places, Rule, ruled, under
+from sfumato.io.layouts.walk import counted
 from sfumato.nets.unet import Stage, UNet
 
 STAGE = {**VAE_RES, "emb": "temb_proj"}
@@ -13,19 +14,15 @@ def unet(net: UNet) -> list[Rule]:
     places |= {"norm_out": Place("norm_out"), "conv_out": Place("conv_out")}
     places |= _stage("middle.0.res", "mid.block_1") | _stage("middle.1.res", "mid.block_2")
     places |= under(VAE_ATTENTION, "middle.0.transformer", "mid.attn_1")
-    levels = len(net.size.mult)
-    for way, layers, order in (("down", net.down, range(levels)), ("up", net.up, reversed(range(levels)))):
-        rest, block = iter(order), 0
-        level = next(rest)
-        for i, layer in enumerate(layers):
-            there = f"{way}.{level}"
+    levels = range(len(net.size.mult))
+    for way, layers, names in (("down", net.down, levels), ("up", net.up, levels[::-1])):
+        for i, layer, level, block in counted(layers):
+            there = f"{way}.{names[level]}"
             if isinstance(layer, Stage):
                 places |= _stage(f"{way}.{i}.res", f"{there}.block.{block}")
                 places |= under(VAE_ATTENTION, f"{way}.{i}.transformer", f"{there}.attn.{block}")
-                block += 1
             else:
                 places[f"{way}.{i}.conv"] = Place(f"{there}.{way}sample.conv")
-                level, block = next(rest), 0
     return ruled(net, places)
 
 

@@ -6,9 +6,10 @@ from torch import nn
 
 from sfumato.io.layouts.ldm import BLOCK
 from sfumato.io.layouts.rules import SAME, Place, Places, Pointwise, Rule, ruled, under
+from sfumato.io.layouts.walk import counted
 from sfumato.nets.attention import PixelAttention, SpatialTransformer
 from sfumato.nets.autoencoder import Autoencoder
-from sfumato.nets.blocks import Downsample, ResBlock, Upsample
+from sfumato.nets.blocks import ResBlock
 from sfumato.nets.unet import Stage, UNet
 
 RES = {
@@ -39,16 +40,12 @@ def unet(net: UNet, *, linear: bool = True) -> list[Rule]:
 
 def _ways(layers: Iterable[nn.Module], way: str, linear: bool) -> Places:
     places: Places = {}
-    level = block = 0
-    for i, layer in enumerate(layers):
+    for i, layer, level, block in counted(layers):
         there = f"{way}_blocks.{level}"
         if isinstance(layer, Stage):
             places |= _stage(layer, f"{way}.{i}", there, block, linear)
-            block += 1
         else:
-            assert isinstance(layer, Downsample | Upsample)
             places[f"{way}.{i}.conv"] = Place(f"{there}.{way}samplers.0.conv")
-            level, block = level + 1, 0
     return places
 
 
@@ -83,18 +80,14 @@ def autoencoder(net: Autoencoder) -> list[Rule]:
 
 def _pyramid(layers: list[nn.Module], half: str, way: str, *, first: int) -> Places:
     places: Places = {}
-    level = block = 0
-    for i, layer in enumerate(layers, first):
+    for i, layer, level, block in counted(layers, first):
         here, there = f"{half}.layers.{i}", f"{half}.{way}_blocks.{level}"
         if isinstance(layer, ResBlock):
             places |= under(RES, here, f"{there}.resnets.{block}")
-            block += 1
-        elif isinstance(layer, PixelAttention):  # of the block before
-            places |= under(ATTENTION, here, f"{there}.attentions.{block - 1}")
+        elif isinstance(layer, PixelAttention):
+            places |= under(ATTENTION, here, f"{there}.attentions.{block}")
         else:
-            assert isinstance(layer, Downsample | Upsample)
             places[f"{here}.conv"] = Place(f"{there}.{way}samplers.0.conv")
-            level, block = level + 1, 0
     return places
 
 

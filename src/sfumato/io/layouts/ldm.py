@@ -1,11 +1,12 @@
 """LDM's names (CompVis and Stability AI), which ADM's code has too: U-Nets, autoencoders, text encoders."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
 
 from sfumato.io.layouts.rules import SAME, Fused, Place, Places, Pointwise, Rule, fused, ruled, under
+from sfumato.io.layouts.walk import counted
 from sfumato.nets.attention import PixelAttention, SpatialTransformer
 from sfumato.nets.autoencoder import Autoencoder
 from sfumato.nets.blocks import Downsample, ResBlock, Upsample
@@ -122,29 +123,24 @@ def autoencoder(net: Autoencoder, *, levels: int) -> list[Rule]:
         places |= under({n: n for n in ("conv_in", "norm_out", "conv_out")}, half, half)
     down, up = list(net.encoder.layers), list(net.decoder.layers)
     middle = 3 if isinstance(up[1], PixelAttention) else 2
-    places |= pyramid(down[:-middle], range(levels), "encoder", "down", first=0)
+    places |= _pyramid(down[:-middle], range(levels), "encoder", "down", first=0)
     places |= _middle("encoder", len(down) - middle, middle)
     places |= _middle("decoder", 0, middle)
-    places |= pyramid(up[middle:], reversed(range(levels)), "decoder", "up", first=middle)
+    places |= _pyramid(up[middle:], range(levels)[::-1], "decoder", "up", first=middle)
     return ruled(net, places)
 
 
-def pyramid(layers: list[nn.Module], levels: Iterable[int], half: str, way: str, *, first: int) -> Places:
+def _pyramid(layers: list[nn.Module], levels: Sequence[int], half: str, way: str, *, first: int) -> Places:
     """The places of blocks, attention and changes of size on one way."""
     places: Places = {}
-    rest, block = iter(levels), 0
-    level = next(rest)
-    for i, layer in enumerate(layers, first):
-        here, there = f"{half}.layers.{i}", f"{half}.{way}.{level}"
+    for i, layer, level, block in counted(layers, first):
+        here, there = f"{half}.layers.{i}", f"{half}.{way}.{levels[level]}"
         if isinstance(layer, ResBlock):
             places |= under(VAE_RES, here, f"{there}.block.{block}")
-            block += 1
-        elif isinstance(layer, PixelAttention):  # of the block before
-            places |= under(VAE_ATTENTION, here, f"{there}.attn.{block - 1}")
+        elif isinstance(layer, PixelAttention):
+            places |= under(VAE_ATTENTION, here, f"{there}.attn.{block}")
         else:
-            assert isinstance(layer, Downsample | Upsample)
             places[f"{here}.conv"] = Place(f"{there}.{way}sample.conv")
-            level, block = next(rest), 0
     return places
 
 
