@@ -25,6 +25,8 @@ from sfumato.io.model_folder import Loaded
 from sfumato.latents.canvas import Canvas
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.maps import maps
+from sfumato.latents.tiled import spared
+from sfumato.latents.tiled import tiled as by_strips
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
 from sfumato.request import LARGEST, Request, requested
@@ -65,14 +67,16 @@ class Model:
     loaded: Loaded
 
     def sample(
-        self, *, init: Tensor | None = None, mask: Tensor | None = None, **asked: Any
+        self, *, init: Tensor | None = None, mask: Tensor | None = None, tiled: bool = False, **asked: Any
     ) -> Iterator[Preview | Result]:
         """`sample` for the fields of a Request given by name."""
-        return sample(self.loaded, requested(**asked), init=init, mask=mask)
+        return sample(self.loaded, requested(**asked), init=init, mask=mask, tiled=tiled)
 
-    def generate(self, *, init: Tensor | None = None, mask: Tensor | None = None, **asked: Any) -> Result:
+    def generate(
+        self, *, init: Tensor | None = None, mask: Tensor | None = None, tiled: bool = False, **asked: Any
+    ) -> Result:
         """The Result for the fields of a Request given by name."""
-        return generate(self.loaded, requested(**asked), init=init, mask=mask)
+        return generate(self.loaded, requested(**asked), init=init, mask=mask, tiled=tiled)
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None, precision: opening.Precision = "auto") -> Model:
@@ -90,13 +94,16 @@ def sample(
     *,
     init: Tensor | None = None,
     mask: Tensor | None = None,
+    tiled: bool = False,
 ) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
 
     Several requests make one batch if they differ in prompt, negative, label, seeds, variation and n alone. Picture k
     of a request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates.
     `init` (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1
-    it is painted anew, where it is 0 its pixels stay as they are. ValueError for what the model cannot do.
+    it is painted anew, where it is 0 its pixels stay as they are. With `tiled` the first stage runs by strips of rows,
+    in little memory (`latents.tiled`), as it does by itself after it ran out of memory: the same picture, up to
+    rounding. ValueError for what the model cannot do.
     """
     began = time.perf_counter()
     given = [request] if isinstance(request, Request) else request
@@ -111,6 +118,8 @@ def sample(
     denoiser, first_stage = model.denoiser, model.first_stage
     if common.tiling:
         denoiser, first_stage = seamless(denoiser), seamless(first_stage)
+    if tiled:
+        first_stage = by_strips(first_stage)
     run = _Run(model, entry, options, noise, denoiser, first_stage)
     shape = model.latent_shape(*common.size)
     told = _told(run, requests, canvas)
@@ -125,7 +134,7 @@ def sample(
         begun = yield from _begin(run, canvas, common, grid, fresh, guide)
     run.expect((entry, begun.grid))
     latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
-    images = run.first_stage.decode(latents)
+    images = spared(run.first_stage, lambda stage: stage.decode(latents))
     if not (latents.isfinite().all() and images.isfinite().all()):
         raise FloatingPointError(
             "the picture holds numbers that are none (nan, inf): the weights are damaged, or guidance is far too strong"
@@ -142,9 +151,10 @@ def generate(
     *,
     init: Tensor | None = None,
     mask: Tensor | None = None,
+    tiled: bool = False,
 ) -> Result:
     """The Result of `sample`."""
-    *_, result = sample(loaded, request, init=init, mask=mask)
+    *_, result = sample(loaded, request, init=init, mask=mask, tiled=tiled)
     assert isinstance(result, Result)
     return result
 
@@ -198,7 +208,7 @@ def _begin(
     if 0 < len(grid) < run.entry.least:
         left = f"strength {request.strength} leaves {len(grid)} of {whole}"
         raise ValueError(f"sampler '{run.entry.name}' needs at least {run.entry.least} steps, and {left}")
-    z = first_stage.encode(canvas.picture[None]).expand_as(fresh)
+    z = spared(first_stage, lambda stage: stage.encode(canvas.picture[None])).expand_as(fresh)
     hole = canvas.latent_hole(first_stage.factor)
     guide = guide if hole is None or run.model.config.maps else inpainted(guide, z, 1 - hole)
     if request.inversion:
@@ -264,7 +274,8 @@ def _shown(run: "_Run", canvas: Canvas | None, n: int) -> Cond:
         raise ValueError(f"this model is shown a map of kind '{kind}', which cannot be made here yet")
     if canvas is None:
         raise ValueError("this model changes a given picture; give it as init")
-    return Cond(maps=maps(kind, run.first_stage, canvas).expand(n, -1, -1, -1))
+    shown = spared(run.first_stage, lambda stage: maps(kind, stage, canvas))
+    return Cond(maps=shown.expand(n, -1, -1, -1))
 
 
 def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | None) -> Canvas | None:

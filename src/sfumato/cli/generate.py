@@ -20,7 +20,7 @@ from sfumato.cli.parse import File, Int, Name, Number, parse
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Preview, Result, sample
 from sfumato.io import atomic, infotext, opening, pictures
-from sfumato.io.model_folder import DEFAULT, Loaded
+from sfumato.io.model_folder import DEFAULT
 from sfumato.models.config import Conditioning
 from sfumato.request import Request, random_seed, requested
 
@@ -43,7 +43,8 @@ class Generate:
     weights: Name = None
     """Which of the model's weight sets; ema, the average, where there is one."""
     vae: File = None
-    """Another first stage than the model's own: a file of LDM's names, or a `vae` folder of diffusers."""
+    """Another first stage than the model's own: a file of LDM's names, a `vae` folder of diffusers, or a TAESD file,
+    which decodes in a fraction of the time."""
     lora: Loras = field(default_factory=list)
     """A LoRA to put on the model, with its weight, as style.safetensors:0.8; may be given several times."""
     embedding: Embeddings = field(default_factory=list)
@@ -51,6 +52,9 @@ class Generate:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the network is computed in: auto is bfloat16, in half the memory and about half the time, for other
     programs' models where the processor has it, else float32."""
+    tiled: bool = False
+    """Decode and encode pictures by strips of rows, in little memory: for large ones. The result is the same up to
+    rounding; what does not fit goes to a file meanwhile. (--tiling makes a picture that can be laid as a tile.)"""
     negative: str = ""
     """What they should not show."""
     label: Int = None
@@ -115,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
     written: list[dict[str, Any]] = []
     console = Console(stderr=True, highlight=False)
     for request in requests:
-        result = _watched(loaded, request, init, mask, console)
+        result = _watched(sample(loaded, request, init=init, mask=mask, tiled=asked.tiled), request.prompt, console)
         identity = identity or {**opening.identity(loaded), **additions}  # hashes the file, which takes seconds
         for remark in _remarks(result, loaded.file.config.resolution):
             console.print(remark, markup=False)
@@ -223,11 +227,11 @@ def _given(asked: Generate, resolution: int) -> tuple[Tensor | None, Tensor | No
     return init, None if asked.mask is None else pictures.read_mask(asked.mask, of=asked.init, size=width)
 
 
-def _watched(loaded: Loaded, request: Request, init: Tensor | None, mask: Tensor | None, console: Console) -> Result:
+def _watched(run: Iterator[Preview | Result], prompt: str, console: Console) -> Result:
     """The result, with a bar on standard error while a person is watching."""
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(request.prompt[:40] or "no prompt", total=None)
-        for event in sample(loaded, request, init=init, mask=mask):
+        task = bar.add_task(prompt[:40] or "no prompt", total=None)
+        for event in run:
             if isinstance(event, Preview):
                 bar.update(task, completed=event.done, total=event.total)
             else:
