@@ -11,6 +11,7 @@ from sfumato.io.said import factor_of_latents
 from sfumato.io.shapes import TextNames
 from sfumato.models.config import ClipConfig, Conditioning, ModelConfig, sized
 from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.tiny import TinySize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 
@@ -71,6 +72,17 @@ STAGE_READ = {
     *("block_out_channels", "down_block_types", "in_channels", "out_channels", "latent_channels", "layers_per_block"),
     *("num_vq_embeddings", "vq_embed_dim", "scaling_factor", "mid_block_add_attention"),
 }
+TINY = "AutoencoderTiny"
+TINY_MEANT: Meant = {
+    "act_fn": ("relu",),
+    "upsample_fn": ("nearest",),
+    "upsampling_scaling_factor": (2,),
+    "in_channels": (3,),
+    "out_channels": (3,),
+    "scaling_factor": (1,),
+    "shift_factor": (0,),
+}
+TINY_READ = {"latent_magnitude", "latent_shift"}  # of latents kept as bytes, which neither half asks
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,6 +179,25 @@ def first_stage(path: Path) -> tuple[AutoencoderSize, float]:
         raise ValueError(f"{path} is not the configuration of a first stage that is known here") from None
     _as_meant(said, STAGE_MEANT, STAGE_READ, path)
     return sized(AutoencoderSize, path, **fields), factor_of_latents(said.get("scaling_factor", 0.18215), path)
+
+
+def is_tiny(path: Path) -> bool:
+    """Whether a configuration is of a tiny first stage."""
+    return read_json(path).get("_class_name") == TINY
+
+
+def check_tiny(path: Path, size: TinySize) -> None:
+    """ValueError, naming the key, if a tiny first stage's configuration says another than a network of this size."""
+    widths, counts = [size.width] * (size.levels + 1), [size.blocks] * size.levels
+    own: Meant = {
+        "latent_channels": (size.latent_channels,),
+        "encoder_block_out_channels": (widths,),
+        "decoder_block_out_channels": (widths,),
+        "block_out_channels": (widths,),
+        "num_encoder_blocks": ([1, *counts],),
+        "num_decoder_blocks": ([*counts, 1],),
+    }
+    _as_meant(read_json(path), {**TINY_MEANT, **own}, TINY_READ, path)
 
 
 def _as_meant(said: Mapping[str, Any], meant: Meant, read: set[str], path: Path) -> None:

@@ -82,7 +82,7 @@ def read(
     out: dict[str, Tensor] = {}
     passed: list[str] = []
     for part, layout in _layouts(model, folder.origin, folder.first_stage).items():
-        stored = _weights(folder.path / part)
+        stored = weights(folder.path / part)
         today = _Today(stored, text=part == "text_encoder")
         passed += [f"{part}/{name}" for name in layout.account(today.names, source=folder.path / part)]
         out |= layout.read(today, shapes, source=folder.path / part, dtype=dtype)
@@ -128,26 +128,29 @@ def _layouts(model: LatentDiffusion, origin: Origin, stage: str) -> dict[str, La
     return layouts
 
 
-class _Joined:
+class Joined:
     """Several files as one."""
 
     def __init__(self, files: list[Stored]) -> None:
         self.owner = {name: file for file in files for name in file.entries}
 
     def tensor(self, name: str) -> Tensor:
+        """One of their tensors."""
         return self.owner[name].tensor(name)
 
     def release(self, name: str) -> None:
+        """It was copied elsewhere, and is not needed here any more."""
         self.owner[name].release(name)
 
     @property
     def entries(self) -> dict[str, Entry]:
+        """Shapes and types of their tensors."""
         return {name: file.entries[name] for name, file in self.owner.items()}
 
 
-def _weights(part: Path) -> _Joined:
+def weights(part: Path) -> Joined:
     """The weights of a part: one file or several, in full precision if there is a choice."""
-    return _Joined([open_stored(path) for path in files_of(part)])
+    return Joined([open_stored(path) for path in files_of(part)])
 
 
 def files_of(part: Path) -> list[Path]:
@@ -171,7 +174,7 @@ def files_of(part: Path) -> list[Path]:
 class _Today:
     """The tensors by the names of today: attention over pixels had others, and `text_model.` may be left out."""
 
-    def __init__(self, stored: _Joined, *, text: bool) -> None:
+    def __init__(self, stored: Joined, *, text: bool) -> None:
         self.stored = stored
         self.names: dict[str, str] = {}  # now -> as they are called in the file
         for name in stored.entries:
@@ -191,7 +194,7 @@ class _Today:
 
 def first_stage_weights(part: Path, net: Autoencoder, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Our tensors, below `net.`, of the first stage in a part."""
-    today = _Today(_weights(part), text=False)
+    today = _Today(weights(part), text=False)
     layout = Layout(tuple(prefixed(diffusers.autoencoder(net), "net.", "")), PASSED)
     layout.account(today.names, source=part)
     return layout.read(today, shapes, source=part)

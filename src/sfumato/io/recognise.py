@@ -1,5 +1,6 @@
 """What model a single file holds: told from names and shapes, then from what the file and its neighbour say."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.io import said, shapes
+from sfumato.io.layouts import taesd
 from sfumato.io.layouts.ldm import Order
 from sfumato.io.origin import Origin
 from sfumato.io.shapes import FoundUNet, TextNames, below
@@ -178,22 +180,24 @@ def _conditioner(all_shapes: shapes.Shapes, found: FoundUNet) -> tuple[str, Cond
     return "", None, None
 
 
+ALONE = "is a first stage alone: give it with --vae beside a model"
 PARTS = (
     ("lora", "lora", "is a LoRA, which changes a model: give it with --lora"),
     ("string_to_param", "embedding", "is an embedding for a word: give it with --embedding"),
     ("emb_params", "embedding", "is an embedding for a word: give it with --embedding"),
-    ("encoder.conv_in", "first stage", "is a first stage alone: give it with --vae beside a model"),
-    ("out.2.c_proj", "classifier", "is a classifier alone, which guides a model and is none"),
+    (r"encoder\.conv_in", "first stage", ALONE),
+    (f"^{taesd.MARK}$", "first stage", ALONE),
+    (r"out\.2\.c_proj", "classifier", "is a classifier alone, which guides a model and is none"),
     ("text_model", "text encoder", "is a text encoder alone, which a model needs and is not"),
     ("down_blocks", "part", "is a part of a diffusers folder: give the folder"),
 )
-"""A mark in the names of a file without a model, what the file is, and what there is to say of it."""
+"""A pattern in the names of a file without a model, what the file is, and what there is to say of it."""
 
 
 def part(names: Iterable[str]) -> tuple[str, str] | None:
     """What a file without a model holds, and what there is to say of it; None if it is not known."""
     some = list(names)
-    return next(((what, advice) for mark, what, advice in PARTS if any(mark in name for name in some)), None)
+    return next(((what, advice) for mark, what, advice in PARTS if any(re.search(mark, name) for name in some)), None)
 
 
 def _not_a_model(names: Iterable[str]) -> str:

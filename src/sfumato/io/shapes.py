@@ -3,10 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
+from sfumato.io.layouts import taesd
 from sfumato.models.published import UNETS
 from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.tiny import TinySize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 
@@ -156,6 +159,30 @@ def autoencoder(shapes: Shapes) -> AutoencoderSize:
         )
     except (KeyError, IndexError, ValueError):
         raise ValueError("its first stage is not whole: tensors that every first stage has are missing") from None
+
+
+def tiny(shapes: Shapes) -> TinySize:
+    """The tiny first stage with these tensors (TAESD's names or diffusers').
+
+    ValueError if they are an encoder alone, or if one that every decoder has is missing.
+    """
+    original = taesd.is_original(shapes)
+    layers, first = (shapes, 1) if original else (below(shapes, taesd.DECODER), 0)
+    if not layers or (original and "0.weight" in layers and "1.weight" not in layers):
+        raise ValueError("it is the encoder of a tiny first stage alone, which cannot paint; give the decoder's file")
+    try:
+        width, latent = layers[f"{first}.weight"][:2]
+        blocks_at = {int(m[1]) for m in (re.match(r"(\d+)\.conv\.", name) for name in layers) if m}
+        last = max(int(m[1]) for m in (re.match(r"(\d+)\.", name) for name in layers) if m)
+    except (KeyError, ValueError):
+        width = latent = last = 0
+        blocks_at = set[int]()
+    blocks = next(n for n in count() if first + 2 + n not in blocks_at)
+    levels, rest = divmod(last - first - 3, blocks + 2)  # behind a level's blocks it is made larger by two layers
+    if min(width, latent, blocks, levels) < 1 or rest or last > 2 * len(layers):
+        raise ValueError("its first stage is not whole: tensors that every tiny one has are missing")
+    encoder = not original and any(name.startswith(taesd.ENCODER) for name in shapes)
+    return TinySize(width=width, blocks=blocks, latent_channels=latent, levels=levels, encoder=encoder)
 
 
 TextNames = Literal["clip", "openclip", "bert"]

@@ -9,6 +9,7 @@ from torch import Tensor
 from sfumato.latents.canvas import Canvas
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.kl import KLFirstStage
+from sfumato.latents.tiny import TinyFirstStage
 
 Kind = Literal["inpainting", "inpainting_black", "picture"]
 
@@ -23,7 +24,7 @@ def maps(kind: Kind, first_stage: FirstStage, canvas: Canvas) -> Tensor:
     picture, hole = canvas.picture[None], canvas.hole
     if kind == "picture":
         latent = first_stage.encode(picture)
-        return latent * first_stage.std if isinstance(first_stage, KLFirstStage) else latent
+        return latent * first_stage.std if isinstance(first_stage, KLFirstStage | TinyFirstStage) else latent
     if hole is None:
         raise ValueError("this model paints holes, and the picture has none; give a mask")
     inside = hole[None, None].to(picture.dtype)
