@@ -11,9 +11,9 @@ from torch import Tensor
 from sfumato.data import Emoji
 from sfumato.evaluate import features
 from sfumato.io import tensors
+from sfumato.io.feature_networks import VGG16_FILE
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.mobilenet import MobileNetV2
-from sfumato.recipes.text_to_image import LPIPS
 
 KNOWN = {"basketball": 430, "soccer ball": 805, "teapot": 849, "umbrella": 879, "pretzel": 932}  # in ImageNet's order
 
@@ -67,7 +67,7 @@ def test_features_do_not_depend_on_the_batch(mobilenet: MobileNetV2, monkeypatch
 @torch.no_grad()
 def test_bundled_lpips_is_a_distance_that_sees_structure() -> None:
     net = Lpips(stages=3)
-    tensors.fill(net, tensors.load(LPIPS), source=LPIPS)
+    tensors.fill(net, tensors.load(VGG16_FILE), source=VGG16_FILE)
     assert all(lin.weight.min() >= 0 for lin in net.lin)
     images = torch.stack(list(named().values()))
     noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))

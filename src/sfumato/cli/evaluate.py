@@ -11,13 +11,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sfumato.cli.parse import File, parse
+from sfumato.cli.first_stages import Measured, report
+from sfumato.cli.parse import File, Folder, Int, parse
 from sfumato.data import Emoji, Split, concrete_ids
 from sfumato.evaluate import features
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
 from sfumato.evaluate.reconstruction import mean_psnr
 from sfumato.io import model_folder, opening, pictures
 from sfumato.recipes.emoji import STYLES
+
+CAPTIONS = 200
 
 
 @dataclass
@@ -27,16 +30,30 @@ class Evaluate:
     For captions drawn from those it was trained on, then for those in a style withheld from it: is the real picture
     that the caption names the nearest one of its style, among the nearest five, is the nearest of the right group?
     The ceiling is the same for the first stage's reconstructions of the real pictures.
+
+    With --first-stage: PSNR, SSIM, LPIPS and the distance of features between pictures and what the model's first stage
+    gives back of them, beside those of bicubic scaling; the spread of its latents; the use of its codebook.
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = model_folder.DEFAULT
     """Name or path of the model."""
-    n: int = 200
-    """Captions."""
+    first_stage: bool = False
+    """Measure the first stage alone."""
+    data: Folder = None
+    """The pictures to measure it on; those of concepts never trained on if not said."""
+    size: Int = None
+    """Their side in pixels; the model's own if not said."""
+    n: Int = None
+    """Captions, 200 if not said; with --first-stage pictures, all if not said."""
     seed: int = 0
-    """Which captions are drawn, and the seed of the first picture."""
+    """Which captions or pictures are drawn, and the seed of the first picture made."""
+    features: File = None
+    """With --first-stage, a .safetensors or .ckpt file with the Inception network of the FID, under the names of
+    pytorch-fid; MobileNetV2 if not said."""
     sheet: File = None
-    """A PNG to write the first 64 pictures to."""
+    """A PNG to write the first 64 pictures to; with --first-stage 16, above their reconstructions and the errors."""
+    out: File = None
+    """With --first-stage, a file for the JSON object."""
     json: bool = False
     """Print one JSON object, and nothing else, on standard output."""
 
@@ -44,8 +61,15 @@ class Evaluate:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Evaluate, arguments, verb="evaluate")
-    if asked.n < 1:
-        raise ValueError(f"n is {asked.n}; at least one caption is needed")
+    if asked.first_stage:
+        what = (asked.model, asked.data, asked.size, asked.n, asked.seed)
+        return report(Measured(*what, asked.features, asked.sheet, asked.out, asked.json))
+    for flag in ("data", "size", "features", "out"):
+        if getattr(asked, flag) is not None:
+            raise ValueError(f"--{flag} says nothing without --first-stage; give both or neither")
+    n = CAPTIONS if asked.n is None else asked.n
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one caption is needed")
     loaded = opening.load(asked.model)
     concepts = concrete_ids()
     known = Emoji(split=Split.TRAIN, styles=STYLES, concepts=concepts)
@@ -55,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
     results: dict[str, Fidelity] = {}
     for name, pictures_of in (("trained on", known), ("style withheld", withheld)):
-        chosen = drawn(asked.n, of=len(pictures_of), seed=asked.seed)
+        chosen = drawn(n, of=len(pictures_of), seed=asked.seed)
         run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=asked.seed)
         results[name] = _watched(run_, len(chosen), name)
     unseen = Emoji(split=Split.CONCEPT)

@@ -14,7 +14,8 @@ from sfumato.registry import unknown
 VERBS = {
     "generate": "make pictures from a prompt",
     "train": "train a model, on the bundled pictures or on your own",
-    "evaluate": "measure how well a model paints what it is asked for",
+    "evaluate": "measure how well a model paints what it is asked for, or its first stage",
+    "reconstruct": "show what a first stage gives back of pictures",
     "reproduce": "make a picture again from the parameters inside it, and compare",
     "inspect": "say what model a file holds, and how that is known",
     "convert": "write a model as another program's files",

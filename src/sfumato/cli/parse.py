@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 Int = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -65,7 +66,7 @@ def override(settings: BaseModel, changes: Sequence[str]) -> dict[str, Any]:
         if not isinstance(node, dict) or key not in node:
             near = ", ".join(node) if isinstance(node, dict) else ", ".join(tree)
             raise ValueError(f"there is no setting '{path}'; here there are: {near}")
-        node[key] = _value(text)
+        node[key] = text if isinstance(node[key], str) else _value(text)
     return tree
 
 
@@ -75,7 +76,7 @@ def _value(text: str) -> Any:
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
 
 
 def _first_complaint(said: str, verb: str) -> str:
