@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sfumato.cli import main as entry
 from sfumato.cli.main import VERBS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import model_folder, pictures, tensors
+from sfumato.recipes import RECIPES
 from sfumato.recipes.text_to_image import TextToImage
 
 HEARD = ("file", "tokens", "tokens_dropped", "words_unknown")
@@ -274,7 +276,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> list[TextToImage]:
         seen.append(settings)
         return []
 
-    monkeypatch.setattr("sfumato.cli.train.run_recipe", run)
+    monkeypatch.setitem(RECIPES._things, "emoji", replace(RECIPES["emoji"], run=run))
     return seen
 
 
@@ -282,13 +284,13 @@ TRAIN = ("train", "emoji", "--data", "captioned", "--out")
 
 
 def test_settings_are_changed_and_kept(sfumato: Run, home: Path, settings: list[TextToImage]) -> None:
-    changes = ["diffusion.plan.steps=20", "first-stage.kl-weight=1e-2", "model.unet.attention=[1, 2]"]
+    changes = ["diffusion.plan.steps=20", "first-stage.losses.kl=1e-2", "model.unet.attention=[1, 2]"]
     said = sfumato(*TRAIN, "a/run", "--set", *changes, "--set", "diffusion.times=stratified")
     assert said.code == 0, said.err
     (used,) = settings
     assert used.name == "run"
     assert used.diffusion.plan.steps == 20
-    assert used.first_stage.kl_weight == 0.01
+    assert used.first_stage.losses.kl == 0.01
     assert used.model.unet.attention == (1, 2)
     assert used.diffusion.times == "stratified"
     stored = json.loads((home / "a/run/config.json").read_text())

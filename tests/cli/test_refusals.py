@@ -132,7 +132,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*TRAIN, "--data", "run"), "run: no pictures in here; PNG, JPEG, WebP, GIF and BMP are looked for"),
     ((*TRAIN, "--data", "broken"), "metadata.jsonl, line 2: 'file_name' is missing; it is the path of a picture"),
     ((*TRAIN, "--data", "bare"), "the pictures have no captions (1 pictures of the folder bare); add sidecars or a"),
-    ((*TRAIN, "--set", "plan=1"), "no setting 'plan'; here there are: name, model, first_stage, diffusion, defaults"),
+    (
+        (*TRAIN, "--set", "plan=1"),
+        "no setting 'plan'; here there are: name, model, first_stage, given, diffusion, defaults",
+    ),
     ((*TRAIN, "--set", "diffusion.plan.stepz=1"), "no setting 'diffusion.plan.stepz'; here there are: steps, batch"),
     ((*TRAIN, "--set", "diffusion.plan.steps.x=1"), "there is no setting 'diffusion.plan.steps.x'"),
     ((*TRAIN, "--set", "diffusion.drop"), "'diffusion.drop' is not a setting; write key=value, for instance"),
@@ -153,7 +156,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("train", "emoji", "--out", "run", "--resume"), "config.json is damaged; it must be the file that the run wrote"),
     (
         ("train", "emoji", "--out", "run", "--resume", "--set", "name=x"),
-        "--resume goes on with the settings of the run; leave --set and --data out",
+        "--resume goes on with the settings of the run; leave --set, --data and --first-stage out",
     ),
 ]
 

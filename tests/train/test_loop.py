@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sfumato.diffusion.noise import Address, Stream
+from sfumato.outcome import Outcome
 from sfumato.train.batches import indices
 from sfumato.train.ema import Ema
-from sfumato.train.fit import Batch, Progress, fit
+from sfumato.train.fit import Batch, Phase, Progress, fit
 from sfumato.train.plan import Plan
 from sfumato.train.state import State
 
@@ -140,14 +141,14 @@ def data(step: int) -> Batch:
     return {"index": index, "x": at.normal(torch.zeros(4, 3), Stream.AUGMENT)}
 
 
-def loss(state: State) -> Callable[[Batch, Address], dict[str, Tensor]]:
+def loss(state: State) -> Callable[[Batch, Address], Outcome]:
     """A regression on noisy targets, so that the address matters."""
 
-    def objective(batch: Batch, at: Address) -> dict[str, Tensor]:
+    def objective(batch: Batch, at: Address) -> Outcome:
         x = batch["x"]
         target = x.sum(1, keepdim=True) + at.normal(x[:, :1], Stream.NOISE)
         error = 9 * (state.module(x) - target).square().mean()
-        return {"loss": error, "half": error.detach() / 2}
+        return Outcome(error, {"half": error.detach() / 2})
 
     return objective
 
@@ -164,10 +165,10 @@ def test_the_loop_is_adamw_with_clipping() -> None:
     state, plain = make(), make()
     optimizer = torch.optim.AdamW(plain.module.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     objective = loss(plain)
-    for progress in fit(loss(state), data, state, PLAN):
+    for progress in fit(Phase(loss(state), state), data):
         step = progress.step - 1
         optimizer.param_groups[0]["lr"] = PLAN.rate_at(step)
-        expected = objective(data(step), Address.of(3, data(step)["index"], step))["loss"]
+        expected = objective(data(step), Address.of(3, data(step)["index"], step)).loss
         optimizer.zero_grad()
         expected.backward()
         norm = torch.stack([p.grad.norm() for p in plain.module.parameters() if p.grad is not None]).norm()
@@ -186,12 +187,12 @@ def test_progress_says_when_something_happens_that_happens_each_n_steps() -> Non
     assert [p.step for p in steps if p.every(3)] == [3, 6, 7]
 
 
-def poisoned(state: State, bad: set[int], value: float) -> Callable[[Batch, Address], dict[str, Tensor]]:
+def poisoned(state: State, bad: set[int], value: float) -> Callable[[Batch, Address], Outcome]:
     good = loss(state)
 
-    def objective(batch: Batch, at: Address) -> dict[str, Tensor]:
-        losses = good(batch, at)
-        return {**losses, "loss": losses["loss"] * (value if at.step in bad else 1)}
+    def objective(batch: Batch, at: Address) -> Outcome:
+        found = good(batch, at)
+        return replace(found, loss=found.loss * (value if at.step in bad else 1))
 
     return objective
 
@@ -200,7 +201,7 @@ def poisoned(state: State, bad: set[int], value: float) -> Callable[[Batch, Addr
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) -> None:
     state = make()
     before = values(state)
-    for progress in fit(poisoned(state, {0, 2, 3, 5}, value), data, state, PLAN):
+    for progress in fit(Phase(poisoned(state, {0, 2, 3, 5}, value), state), data):
         now = values(state)
         assert same(before, now) == (progress.step - 1 in {0, 2, 3, 5})
         assert all(v.isfinite().all() for v in now.values())
@@ -210,7 +211,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) 
 
 def test_three_in_a_row_are_too_many() -> None:
     state = make()
-    run = fit(poisoned(state, {1, 2, 3}, math.nan), data, state, PLAN)
+    run = fit(Phase(poisoned(state, {1, 2, 3}, math.nan), state), data)
     assert [next(run).step for _ in range(3)] == [1, 2, 3]
     kept = values(state)
     with pytest.raises(FloatingPointError, match="not finite three times in a row, at step 3"):
@@ -221,10 +222,10 @@ def test_three_in_a_row_are_too_many() -> None:
 def test_a_state_goes_on_where_another_stopped() -> None:
     """Bit for bit, after its tensors and numbers went through a dictionary."""
     whole = make()
-    list(fit(poisoned(whole, {1}, math.nan), data, whole, PLAN))
+    list(fit(Phase(poisoned(whole, {1}, math.nan), whole), data))
     for stop in range(7):
         first = make()
-        run = fit(poisoned(first, {1}, math.nan), data, first, PLAN)
+        run = fit(Phase(poisoned(first, {1}, math.nan), first), data)
         for _ in range(stop):
             next(run)
         run.close()
@@ -232,31 +233,31 @@ def test_a_state_goes_on_where_another_stopped() -> None:
         torch.manual_seed(99)
         second = State(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)), PLAN)
         second.load(tensors, numbers)
-        list(fit(poisoned(second, {1}, math.nan), data, second, PLAN))
+        list(fit(Phase(poisoned(second, {1}, math.nan), second), data))
         assert same(values(whole), values(second))
         assert whole.numbers() == second.numbers() == {"step": 6, "skipped": 1, "ema_updates": 5}
 
 
 def test_a_loaded_state_has_tensors_of_its_own() -> None:
     first, second = make(), make()
-    list(fit(loss(first), data, first, PLAN))
+    list(fit(Phase(loss(first), first), data))
     saved = first.tensors()
     copies = values(first)
     second.load(saved, first.numbers())
     second.step = 0
-    list(fit(loss(second), data, second, PLAN))
+    list(fit(Phase(loss(second), second), data))
     assert same(copies, values(first))
 
 
 def test_half_precision_computes_in_bfloat16_and_keeps_float32() -> None:
     seen = []
-    state = make(replace(PLAN, precision="bf16"))
+    state = make(replace(PLAN, precision="bf16", steps=2))
 
-    def objective(batch: Batch, at: Address) -> dict[str, Tensor]:
+    def objective(batch: Batch, at: Address) -> Outcome:
         out = state.module(batch["x"])
         seen.append(out.dtype)
-        return {"loss": out.float().square().mean()}
+        return Outcome(out.float().square().mean())
 
-    list(fit(objective, data, state, replace(PLAN, precision="bf16", steps=2)))
+    list(fit(Phase(objective, state), data))
     assert seen == [torch.bfloat16] * 2
     assert {v.dtype for v in state.tensors().values()} == {torch.float32}

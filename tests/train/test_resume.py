@@ -25,18 +25,11 @@ from sfumato.data import Folder
 from sfumato.diffusion.noise import Address
 from sfumato.io import model_folder, opening, pictures, tensors
 from sfumato.io.model_folder import Defaults
-from sfumato.recipes import RECIPES, text_to_image
-from sfumato.recipes.text_to_image import (
-    Begun,
-    DiffusionRun,
-    Event,
-    FirstStageRun,
-    Material,
-    Stepped,
-    TextToImage,
-    Wrote,
-    run,
-)
+from sfumato.latents.autoencoding import Losses
+from sfumato.recipes import emoji, text_to_image
+from sfumato.recipes.autoencoder import FirstStageRun
+from sfumato.recipes.events import Begun, Event, Stepped, Wrote
+from sfumato.recipes.text_to_image import DiffusionRun, Material, TextToImage, run
 from sfumato.train.plan import Plan
 
 STEPS = {"first stage": 4, "diffusion": 8}
@@ -44,7 +37,7 @@ SETTINGS = TextToImage(
     name="run",
     model=tiny.CONFIG,
     first_stage=FirstStageRun(
-        plan=Plan(steps=4, batch=2, rate=1e-3, warmup=1, save=3), perceptual=0.1, perceptual_from=2
+        plan=Plan(steps=4, batch=2, rate=1e-3, warmup=1, save=3), losses=Losses(perceptual=0.1, perceptual_from=2)
     ),
     diffusion=DiffusionRun(plan=Plan(steps=8, batch=3, rate=1e-3, warmup=1, save=3, preview=5), drop=0.3),
     defaults=Defaults(steps=1, guidance=1.0),
@@ -62,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def material(data: Path) -> Material:
-    whole = RECIPES["emoji"].material(data, 16)
+    whole = emoji.material(data, 16)
     return replace(whole, held_out=Folder(data, size=16))  # so that the first stage is measured
 
 
@@ -213,7 +206,12 @@ CHANGES = [
     *(f"model.conditioner.encoder.{s}" for s in ("dim=16", "depth=1", "length=10", "heads=2")),
     *("model.unet.channels=4", "model.unet.width=16", "model.unet.mult=[1,2]", "model.unet.attention=[2]"),
     *("model.unet.context_dim=16", "model.unet.vector_dim=16", "model.unet.head_dim=8", "model.resolution=16"),
-    *("first_stage.plan.steps=10", "first_stage.plan.batch=2", "first_stage.plan.save=4", "first_stage.perceptual=0"),
+    *(
+        "first_stage.plan.steps=10",
+        "first_stage.plan.batch=2",
+        "first_stage.plan.save=4",
+        "first_stage.losses.perceptual=0",
+    ),
     *("diffusion.plan.steps=20", "diffusion.plan.batch=3", "diffusion.plan.save=7", "diffusion.plan.preview=15"),
     *("defaults.steps=1", "defaults.guidance=1.0"),
 ]
@@ -241,7 +239,7 @@ def test_a_killed_process_goes_on(data: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["train", "emoji", "--out", str(home), "--resume"]) == 0, capsys.readouterr().err
     settings = TextToImage.model_validate(json.loads((home / "config.json").read_text())["settings"])
     assert (settings.name, settings.diffusion.plan.steps) == ("run", 20)
-    list(run(settings, RECIPES["emoji"].material(data, 16), expected))
+    list(run(settings, emoji.material(data, 16), expected))
     model, others = ((p / "model") for p in (home, expected))
     names = ["ema.safetensors", "model.json", "tokenizer.json"]
     assert sorted(p.name for p in model.iterdir()) == names

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import tyro
 
 from sfumato.cli.parse import parse
-from sfumato.io import first_stages, opening
+from sfumato.io import first_stage_folder, first_stages, opening
 from sfumato.io.embedding import read_embedding
+from sfumato.io.first_stage_folder import FirstStageFile
 from sfumato.io.lora import read_lora
 from sfumato.io.opening import Opened
 from sfumato.io.recognise import UNET, holds_unet, part
 from sfumato.io.stored import open_stored
 from sfumato.models.latent_diffusion import hollow, hollowed
-from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
+from sfumato.nets.tiny import TinySize
 
 ASKED = {
     "words": "captions",
@@ -60,7 +61,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _part(path: Path) -> dict[str, Any] | None:
-    """What is to say of a file that changes or completes a model; None if it is none of those."""
+    """What is to say of a file, or a folder, that changes or completes a model; None if it is none of those."""
+    if folder := first_stage_folder.find(path):
+        return _trained(path, first_stage_folder.describe(folder))
     if not path.is_file() or path.name == "model.json":
         return None
     stored = open_stored(path)
@@ -79,10 +82,26 @@ def _part(path: Path) -> dict[str, Any] | None:
         return {**said, "word": found.name, "vectors": f"{len(found.vectors)} of {found.vectors.shape[1]} numbers"}
     size, read = first_stages.opened(path)
     with hollowed():
-        net = Autoencoder(size)
+        net = first_stages.stage_of(size).net
     read(net, {f"net.{name}": tuple(p.shape) for name, p in net.named_parameters()})
     count = sum(p.numel() for p in net.parameters())
     return {**said, "first stage": _first_stage(size), "parameters": f"{count:,}"}
+
+
+def _trained(path: Path, file: FirstStageFile) -> dict[str, Any]:
+    stage = first_stages.loaded(path).stage
+    mean, std = (stage.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
+    statistics = {"latents times": float(f"{1 / std[0]:.5g}"), "after minus": ", ".join(f"{m:.4g}" for m in mean)}
+    return {
+        "path": str(path),
+        "kind": "first stage",
+        "name": file.name,
+        "resolution": f"{file.resolution}x{file.resolution}",
+        "first stage": _first_stage(file.built),
+        "parameters": f"{sum(p.numel() for p in stage.parameters()):,}",
+        **(statistics if file.size else {}),
+        "weights": file.weights.about if file.weights else "",
+    }
 
 
 def reported(found: Opened) -> dict[str, Any]:
@@ -115,11 +134,15 @@ def reported(found: Opened) -> dict[str, Any]:
     }
 
 
-def _first_stage(size: AutoencoderSize | None) -> str:
+def _first_stage(size: first_stages.Size | None) -> str:
     if size is None:
         return "none: it paints pixels"
-    kind = f"VQ, {size.codebook} entries" if size.codebook else "KL"
-    return f"{kind}, f{size.factor}, {size.latent_channels} channels"
+    kind = first_stages.kind(size)
+    if isinstance(size, TinySize):
+        more = " (TAESD), with an encoder" if size.encoder else " (TAESD), a decoder alone"
+    else:
+        more = f", {size.codebook} entries" if size.codebook else ""
+    return f"{kind}{more}, f{size.factor}, {size.latent_channels} channels"
 
 
 def _summary(passed: Sequence[str]) -> str:

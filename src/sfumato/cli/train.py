@@ -16,35 +16,44 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from sfumato.cli.parse import override, parse
+from sfumato.cli.parse import Folder, override, parse
 from sfumato.io import atomic
-from sfumato.models.config import complaint
-from sfumato.recipes import RECIPES
-from sfumato.recipes.text_to_image import Begun, Event, Stepped, TextToImage, Wrote
-from sfumato.recipes.text_to_image import run as run_recipe
+from sfumato.models.config import Closed, complaint
+from sfumato.recipes import RECIPES, Recipe, text_to_image
+from sfumato.recipes.events import Begun, Event, Found, RolledBack, Stepped, Wrote
+from sfumato.recipes.text_to_image import TextToImage
 
 PROBE = 3  # steps that are timed before the time budget of a stage is said
 
 
 @dataclass
 class Train:
-    """Train a model from nothing: a first stage, then diffusion over its latents."""
+    """Train from nothing, on your own pictures or on the bundled ones.
+
+    emoji is a whole model: a first stage, then diffusion over its latents. kl-f2, kl-f4, kl-f8, kl-f16 and vq-f2 to
+    vq-f16 are first stages alone, small enough for two CPU cores; ldm-kl-f8 and the like are the published ones with
+    the settings of their authors, for a GPU. A first stage ends with a report that says whether it will do.
+    """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
-    """Which recipe: emoji."""
+    """Which recipe; an unknown one answers with all there are."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """A folder of pictures with captions (sidecars x.txt or metadata.jsonl) in place of the recipe's own."""
-    out: Path = Path("runs/emoji")
-    """The run's folder: checkpoints, metrics, previews, and at the end model/."""
+    """A folder of pictures in place of the bundled ones; a whole model needs captions (x.txt or metadata.jsonl)."""
+    out: Folder = None
+    """The run's folder: checkpoints, metrics, previews, and at the end model/; runs/RECIPE if not said."""
     set: Annotated[
         tyro.conf.UseAppendAction[list[list[str]]], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")
     ] = field(default_factory=list)
-    """Other settings than the recipe's, for instance diffusion.plan.steps=2000; config.json in a run has them all."""
+    """Other settings than the recipe's, for instance diffusion.plan.steps=2000, or run.plan.steps=2000 of a first
+    stage; config.json in a run has them all."""
+    first_stage: Folder = None
+    """A whole model's first stage, trained before (the folder of its run) and used as it is."""
     resume: bool = False
     """Go on with the run in --out, with the settings that it began with."""
 
@@ -52,46 +61,65 @@ class Train:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Train, arguments, verb="train")
-    recipe = RECIPES[asked.recipe]
-    config = asked.out / "config.json"
-    atomic.check_writable(asked.out)
+    recipe, name = RECIPES[asked.recipe], RECIPES.name(asked.recipe)
+    out = asked.out or Path("runs") / name
+    config = out / "config.json"
+    atomic.check_writable(out)
     if asked.resume:
-        settings, data = _stored(config, asked)
+        settings, data = _stored(config, asked, recipe)
     else:
         if config.exists():
-            raise ValueError(f"{asked.out} already holds a run; add --resume to go on with it, or choose another --out")
-        named = recipe.settings().model_copy(update={"name": asked.out.resolve().name})
+            raise ValueError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
+        begun = recipe.settings(asked.data)
+        if asked.first_stage is not None:
+            begun = _on(begun, asked.first_stage, name)
+        named = begun.model_copy(update={"name": out.resolve().name})
         settings, data = _settings(named, list(itertools.chain(*asked.set))), asked.data
-    material = recipe.material(data, settings.model.resolution)
-    events = run_recipe(settings, material, asked.out)
+    material = recipe.material(data, settings)
+    events = recipe.run(settings, material, out)
     if not asked.resume:
-        stored = {"recipe": asked.recipe, "data": str(data.resolve()) if data else None}
+        stored = {"recipe": name, "data": str(data.resolve()) if data else None}
         text = json.dumps({**stored, "settings": settings.model_dump(mode="json")}, indent=2)
         atomic.write_bytes(config, text.encode())
     try:
         _show(events)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: sfumato train {asked.recipe} --out {asked.out} --resume", file=sys.stderr)
+        print(f"stopped; go on with: sfumato train {name} --out {out} --resume", file=sys.stderr)
         raise
     return 0
 
 
-def _settings(base: TextToImage, changes: Sequence[str]) -> TextToImage:
+def _on(settings: Closed, path: Path, recipe: str) -> Closed:
+    if not isinstance(settings, TextToImage):
+        raise ValueError(f"{recipe} is no whole model, and --first-stage says nothing to it; leave it out")
+    return text_to_image.on(settings, path)
+
+
+def _settings(base: Closed, changes: Sequence[str]) -> Closed:
     try:
-        return TextToImage.model_validate(override(base, changes))
+        return type(base).model_validate(override(base, changes))
     except ValidationError as error:
         raise ValueError(complaint(error)) from None
 
 
-def _stored(config: Path, asked: Train) -> tuple[TextToImage, Path | None]:
-    if asked.set or asked.data:
-        raise ValueError("--resume goes on with the settings of the run; leave --set and --data out")
+class _Other(Exception):
+    """The run is of another recipe."""
+
+
+def _stored(config: Path, asked: Train, recipe: Recipe) -> tuple[Closed, Path | None]:
+    if asked.set or asked.data or asked.first_stage:
+        raise ValueError("--resume goes on with the settings of the run; leave --set, --data and --first-stage out")
+    kind = type(recipe.settings(None))
     try:
         stored = json.loads(config.read_bytes())
-        data = stored["data"]
-        return TextToImage.model_validate(stored["settings"]), Path(data) if data else None
+        data, began = stored["data"], stored["recipe"]
+        if began != RECIPES.name(asked.recipe):
+            raise _Other(f"{config.parent} holds a run of the recipe {began}; go on with: sfumato train {began}")
+        return kind.model_validate(stored["settings"]), Path(data) if data else None
+    except _Other as error:
+        raise ValueError(str(error)) from None
     except FileNotFoundError:
-        raise ValueError(f"{asked.out} holds no run to go on with; leave --resume out to begin one") from None
+        raise ValueError(f"{config.parent} holds no run to go on with; leave --resume out to begin one") from None
     except (ValidationError, ValueError, KeyError, TypeError):
         raise ValueError(f"{config} is damaged; it must be the file that the run wrote") from None
 
@@ -108,27 +136,55 @@ def _show(events: Iterator[Event]) -> None:
         TextColumn("{task.fields[loss]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task, timed, said = None, [], time.monotonic()
+        stages = _Stages(console, bars)
         for event in events:
-            match event:
-                case Begun(stage, step, plan):
-                    if task is not None:
-                        bars.stop_task(task)
-                    timed = []
-                    console.print(f"{stage}: {plan.steps:,} steps of {plan.batch} pictures, at step {step:,}")
-                    task = bars.add_task(stage, total=plan.steps, completed=step, loss="")
-                case Stepped(stage, p):
-                    timed.append(p.seconds)
-                    if len(timed) == PROBE:
-                        left = _minutes(min(timed) * (p.steps - p.step))
-                        console.print(f"{stage}: {left} to go ({PROBE} steps timed)")
-                    assert task is not None
-                    bars.update(task, completed=p.step, loss=f"loss {p.losses['loss']:.4f}")
-                    if not console.is_terminal and time.monotonic() - said > 60:  # noqa: PLR2004
-                        said = time.monotonic()
-                        console.print(f"{stage}: step {p.step:,} of {p.steps:,}, loss {p.losses['loss']:.4f}")
-                case Wrote(what, path):
-                    console.print(f"{what}: {path}")
+            if isinstance(event, Begun):
+                stages.begin(event)
+            elif isinstance(event, Stepped):
+                stages.step(event)
+            else:
+                console.print(_line(event))
+
+
+class _Stages:
+    """What is shown of the stages of a run."""
+
+    def __init__(self, console: Console, bars: Progress) -> None:
+        self.console, self.bars = console, bars
+        self.task: TaskID | None = None
+        self.timed: list[float] = []
+        self.said = time.monotonic()
+
+    def begin(self, event: Begun) -> None:
+        if self.task is not None:
+            self.bars.stop_task(self.task)
+        stage, plan = event.stage, event.plan
+        self.timed = []
+        self.console.print(f"{stage}: {plan.steps:,} steps of {plan.batch} pictures, at step {event.step:,}")
+        self.task = self.bars.add_task(stage, total=plan.steps, completed=event.step, loss="")
+
+    def step(self, event: Stepped) -> None:
+        p, loss = event.progress, f"loss {event.progress.losses['loss']:.4f}"
+        self.timed.append(p.seconds)
+        if len(self.timed) == PROBE:
+            left = _minutes(min(self.timed) * (p.steps - p.step))
+            self.console.print(f"{event.stage}: {left} to go ({PROBE} steps timed)")
+        assert self.task is not None
+        self.bars.update(self.task, completed=p.step, loss=loss)
+        if not self.console.is_terminal and time.monotonic() - self.said > 60:  # noqa: PLR2004
+            self.said = time.monotonic()
+            self.console.print(f"{event.stage}: step {p.step:,} of {p.steps:,}, {loss}")
+
+
+def _line(event: RolledBack | Wrote | Found) -> str:
+    match event:
+        case RolledBack(stage, back):
+            went = f"{stage}: went wrong at step {back.at:,} ({back.cause})"
+            return f"{went}; goes on from step {back.step:,} with a weaker adversary"
+        case Found(text):
+            return text
+        case Wrote(what, path):
+            return f"{what}: {path}"
 
 
 def _minutes(seconds: float) -> str:

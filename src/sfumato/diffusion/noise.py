@@ -33,7 +33,8 @@ class Stream(IntEnum):
     CAPTION = 4  # which of its captions is read
     ORDER = 5  # its place in an epoch
     ENCODE = 6  # the draw from its posterior
-    AUGMENT = 7
+    AUGMENT = 7  # how its picture is cut and turned
+    CODES = 8  # where an entry of a codebook is put
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:

@@ -27,9 +27,14 @@ def save(home: Path, step: int, weights: Mapping[str, Tensor], numbers: Mapping[
     return path
 
 
-def latest(home: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint whose hash is right, or None; a damaged one is passed over for the one before."""
-    for _, path in reversed(_all(home)):
+def latest(home: Path, *, until: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint whose hash is right, or None; a damaged one is passed over for the one before.
+
+    With `until`, those of later steps are passed over too, unless there is no other.
+    """
+    found = _all(home)
+    early = [entry for entry in found if until is None or entry[0] <= until]
+    for _, path in reversed(early or found[:1]):
         try:
             manifest = json.loads((path / "manifest.json").read_text())
             if tensors.sha256(path / "state.safetensors") == manifest["sha256"]:
@@ -37,6 +42,13 @@ def latest(home: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def forget(home: Path, *, after: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for step, path in _all(home):
+        if step > after:
+            shutil.rmtree(path)
 
 
 def _all(home: Path) -> list[tuple[int, Path]]:

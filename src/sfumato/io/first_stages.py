@@ -1,37 +1,134 @@
-"""First stages alone: LDM's files of them, and diffusers' `vae` folders, read to stand in for a model's own."""
+"""First stages alone: our folders, LDM's files, diffusers' `vae` folders, TAESD's tiny ones; and those of models."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from sfumato.io import diffusers_config, diffusers_folder, shapes
-from sfumato.io.layouts import ldm
+from sfumato.io import diffusers_config, diffusers_folder, first_stage_folder, opening, shapes, tensors
+from sfumato.io.diffusers_folder import Joined
+from sfumato.io.layouts import ldm, taesd
 from sfumato.io.layouts.rules import Layout, prefixed
-from sfumato.io.recognise import FIRST_STAGE
+from sfumato.io.recognise import FIRST_STAGE, UNET, holds_unet
 from sfumato.io.stored import Stored, open_stored
 from sfumato.latents.kl import KLFirstStage
+from sfumato.latents.pixels import Pixels
+from sfumato.latents.tiny import TinyFirstStage
 from sfumato.latents.vq import VQFirstStage
-from sfumato.models.latent_diffusion import LatentDiffusion, hollowed
+from sfumato.models.latent_diffusion import LatentDiffusion, autoencoder_of, hollowed
 from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
+from sfumato.nets.tiny import TinyAutoencoder, TinySize
 
-Read = Callable[[Autoencoder, Mapping[str, tuple[int, ...]]], dict[str, Tensor]]
+Size = AutoencoderSize | TinySize
+Stage = KLFirstStage | VQFirstStage | TinyFirstStage
+Read = Callable[[Autoencoder | TinyAutoencoder, Mapping[str, tuple[int, ...]]], dict[str, Tensor]]
 """A hollow network and the shapes of its tensors below `net.` -> those tensors."""
+HALF = 256  # pixels a side at which a first stage is measured whose file does not say at which it was trained
 PASSED = r"(loss|model_ema|discriminator)\..*"
 
 
-def opened(path: Path) -> tuple[AutoencoderSize, Read]:
-    """The size of the first stage at `path`, and how it is read; ValueError if there is none."""
+@dataclass(frozen=True)
+class LoadedFirstStage:
+    """A first stage with its weights, in float32."""
+
+    stage: Stage
+    name: str
+    resolution: int  # pixels a side that it was trained at
+    path: Path
+
+
+def loaded(name_or_path: str | Path) -> LoadedFirstStage:
+    """The first stage at a path, or of a model by name or path; ValueError if there is none.
+
+    The latents of a file that says nothing of their deviation are given as they are.
+    """
+    path = Path(name_or_path)
+    if not _alone(path):
+        model = opening.load(name_or_path, precision="float32")
+        stage = model.model.first_stage
+        if isinstance(stage, Pixels):
+            raise ValueError(f"{name_or_path} paints pixels and has no first stage")
+        return LoadedFirstStage(stage, model.file.name, model.file.config.resolution, model.path)
+    size, read = opened(path)
+    with hollowed():
+        stage = stage_of(size)
+    folder = first_stage_folder.find(path)
+    statistics = {
+        name: torch.zeros(1, stage.channels, 1, 1) if name == "mean" else torch.ones((), dtype=torch.float64)
+        for name in ("mean", "std")
+    }
+    name, resolution = path.stem, HALF
+    if folder is not None:
+        file = first_stage_folder.describe(folder)
+        name, resolution = file.name, file.resolution
+        stored = first_stage_folder.read(folder, file)
+        tensors.check(stage, stored, source=folder)
+        statistics = {n: stored[n] for n in statistics}
+    elif path.is_dir() and not isinstance(size, TinySize):
+        statistics["std"].fill_(1 / diffusers_config.first_stage(path / "config.json")[1])
+    weights = read(stage.net, {name: tuple(p.shape) for name, p in stage.named_parameters()})
+    stage.load_state_dict({**{n: t.float() for n, t in weights.items()}, **statistics}, assign=True)
+    return LoadedFirstStage(stage.eval().requires_grad_(False), name, resolution, path)
+
+
+def _alone(path: Path) -> bool:
+    """Whether what is at `path` is a first stage, and not a model that has one."""
+    if first_stage_folder.find(path) is not None:
+        return True
     if path.is_dir():
-        size, _ = diffusers_config.first_stage(path / "config.json")
-        return size, lambda net, expected: diffusers_folder.first_stage_weights(path, net, expected)
+        return (path / "config.json").is_file() and not diffusers_folder.is_one(path)
+    return (
+        path.is_file()
+        and path.suffix in opening.TENSORS
+        and not holds_unet(n.removeprefix(UNET) for n in open_stored(path).entries)
+    )
+
+
+def opened(path: Path) -> tuple[Size, Read]:
+    """The size of the first stage at `path`, and how it is read; ValueError if there is none."""
+    if folder := first_stage_folder.find(path):
+        return _ours(folder)
+    if path.is_dir() and diffusers_config.is_tiny(path / "config.json"):
+        size, read = _tiny(diffusers_folder.weights(path), path)
+        diffusers_config.check_tiny(path / "config.json", size)
+        return size, read
+    if path.is_dir():
+        return _diffusers(path)
     stored = open_stored(path)
+    return _tiny(stored, path) if taesd.is_one(stored.entries) else _ldm(stored, path)
+
+
+def _ours(folder: Path) -> tuple[Size, Read]:
+    file = first_stage_folder.describe(folder)
+
+    def read(net: Autoencoder | TinyAutoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        stored = first_stage_folder.read(folder, file)
+        tensors.check(net, {n.removeprefix("net."): t for n, t in stored.items() if n in expected}, source=folder)
+        return {name: stored[name] for name in expected}
+
+    return file.built, read
+
+
+def _diffusers(path: Path) -> tuple[AutoencoderSize, Read]:
+    size, _ = diffusers_config.first_stage(path / "config.json")
+
+    def read(net: Autoencoder | TinyAutoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        assert isinstance(net, Autoencoder)
+        return diffusers_folder.first_stage_weights(path, net, expected)
+
+    return size, read
+
+
+def _ldm(stored: Stored, path: Path) -> tuple[AutoencoderSize, Read]:
     try:
         size = shapes.autoencoder(shapes.below({n: e.shape for n, e in stored.entries.items()}, _prefix(stored)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
-    def read(net: Autoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def read(net: Autoencoder | TinyAutoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        assert isinstance(net, Autoencoder)
         prefix = _prefix(stored)
         rules = prefixed(ldm.autoencoder(net, levels=len(size.mult)), "net.", prefix)
         around = (r"(?!first_stage_model\.).*",) if prefix else ()  # the rest of a whole model
@@ -42,29 +139,63 @@ def opened(path: Path) -> tuple[AutoencoderSize, Read]:
     return size, read
 
 
+def _tiny(stored: Stored | Joined, path: Path) -> tuple[TinySize, Read]:
+    try:
+        size = shapes.tiny({n: e.shape for n, e in stored.entries.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+    def read(net: Autoencoder | TinyAutoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        assert isinstance(net, TinyAutoencoder)
+        rules = taesd.autoencoder(net, original=taesd.is_original(stored.entries))
+        layout = Layout(tuple(prefixed(rules, "net.", "")))
+        layout.account(stored.entries, source=path)
+        return layout.read(stored, expected, source=path)
+
+    return size, read
+
+
+def stage_of(size: Size) -> Stage:
+    """A first stage of this size."""
+    if isinstance(size, TinySize):
+        return TinyFirstStage(size)
+    return autoencoder_of(size)
+
+
+def kind(size: Size) -> str:
+    """What a first stage is, in a word."""
+    return "tiny" if isinstance(size, TinySize) else "VQ" if size.codebook else "KL"
+
+
 def files_of(path: Path) -> list[Path]:
     """The files with the weights of the first stage at `path`."""
+    if folder := first_stage_folder.find(path):
+        return [folder / first_stage_folder.WEIGHTS]
     return diffusers_folder.files_of(path) if path.is_dir() else [path]
 
 
 def put(model: LatentDiffusion, path: Path) -> None:
     """The first stage at `path` in the place of the model's own, with the model's statistics of latents.
 
+    A tiny one stands in for any whose latents have its shape; if it has no encoder, the model's own encodes.
     ValueError if there is none at `path`, or if its latents are of another shape.
     """
-    own = model.config.first_stage
-    if own is None:
+    own, before = model.config.first_stage, model.first_stage
+    if own is None or isinstance(before, Pixels):
         raise ValueError("this model paints pixels, and has no place for a first stage")
     size, read = opened(path)
-    kinds = [f"{'VQ' if s.codebook else 'KL'}, f{s.factor}, {s.latent_channels} channels" for s in (size, own)]
-    if kinds[0] != kinds[1]:
+    kinds = [f"{kind(s)}, f{s.factor}, {s.latent_channels} channels" for s in (size, own)]
+    alike = (size.factor, size.latent_channels) == (own.factor, own.latent_channels)
+    if not alike or kind(size) not in ("tiny", kind(own)):
         raise ValueError(f"{path} is a first stage of another kind ({kinds[0]}) than this model's ({kinds[1]})")
     with hollowed():
-        stage = VQFirstStage(size) if size.codebook else KLFirstStage(size)
+        stage = stage_of(size)
     weights = read(stage.net, {name: tuple(p.shape) for name, p in stage.named_parameters()})
-    dtype = next(model.autoencoder.parameters()).dtype
-    statistics = dict(model.first_stage.named_buffers())
-    stage.load_state_dict({**{name: t.to(dtype) for name, t in weights.items()}, **statistics}, assign=True)
+    statistics = dict(before.named_buffers(recurse=False))
+    stage.load_state_dict({**{name: t.to(before.dtype) for name, t in weights.items()}, **statistics}, assign=True)
+    if isinstance(stage, TinyFirstStage) and stage.net.encoder is None:
+        lent = before.encoder if isinstance(before, TinyFirstStage) else None
+        stage.encoder = lent or before
     model.first_stage = stage.eval().requires_grad_(False)
 
 

@@ -90,8 +90,8 @@ def statistics(config: ModelConfig, scale: float) -> dict[str, Tensor]:
     first = config.first_stage
     if first is None:
         return {}
-    found = {"first_stage.std": torch.tensor(1 / scale, dtype=torch.float64)}
-    return found if first.codebook else {**found, "first_stage.mean": torch.zeros(1, first.latent_channels, 1, 1)}
+    std = torch.tensor(1 / scale, dtype=torch.float64)
+    return {"first_stage.std": std, "first_stage.mean": torch.zeros(1, first.latent_channels, 1, 1)}
 
 
 def write(tensors: Mapping[str, Tensor], model: LatentDiffusion, origin: Origin) -> dict[str, Tensor]:

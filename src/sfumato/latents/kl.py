@@ -43,13 +43,6 @@ class KLFirstStage(nn.Module):
         """Of the networks' weights; latents and pictures may be of another."""
         return self.net.decoder.conv_in.weight.dtype
 
-    @torch.no_grad()
-    def calibrate(self, mean: Tensor, logvar: Tensor) -> None:
-        """Set the statistics so that latents with these raw moments (N, C, h, w) have zero mean, unit variance."""
-        self.mean.copy_(mean.mean((0, 2, 3), keepdim=True))
-        second = (mean - self.mean).square() + logvar.exp()
-        self.std.copy_(second.mean().sqrt())
-
 
 def sides_divide(image: Tensor, factor: int) -> None:
     """ValueError if the sides of a picture (..., H, W) do not divide by the factor of a first stage."""

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
 from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.patchgan import PatchGanSize
+from sfumato.nets.tiny import TinySize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 from sfumato.registry import Registry
@@ -17,7 +19,7 @@ from sfumato.registry import Registry
 S = TypeVar("S")
 LARGEST = 10**7  # of any number in a size
 LONG = 80  # characters of what was given that are said again
-MOST = {"depth": 64, "blocks": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
+MOST = {"depth": 64, "blocks": 16, "layers": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
 
 
 class Closed(BaseModel):
@@ -134,7 +136,7 @@ class ModelConfig(Closed):
         encoder = getattr(self.conditioner, "encoder", None)
         for name, size in (("first_stage", self.first_stage), ("conditioner.encoder", encoder), ("unet", self.unet)):
             if size is not None:
-                _within_bounds(name, size)
+                within_bounds(name, size)
         first, unet = self.first_stage, self.unet
         _fits(self.conditioner, unet)
         channels = 3 if first is None else first.latent_channels
@@ -197,7 +199,7 @@ def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
         raise ValueError(f"unet.vector_dim must be {conditioner.encoder.dim}, as conditioner.encoder.dim, or none")
 
 
-def _within_bounds(name: str, size: AutoencoderSize | TransformerSize | UNetSize) -> None:
+def within_bounds(name: str, size: AutoencoderSize | PatchGanSize | TinySize | TransformerSize | UNetSize) -> None:
     """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0."""
     for field in fields(size):
         value = getattr(size, field.name)

@@ -18,6 +18,7 @@ from sfumato.conditioning.text import Text
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.latents.kl import KLFirstStage
 from sfumato.latents.pixels import Pixels
+from sfumato.latents.tiny import TinyFirstStage
 from sfumato.latents.vq import VQFirstStage
 from sfumato.models import config
 from sfumato.models.config import ModelConfig
@@ -25,6 +26,7 @@ from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
 from sfumato.nets.transformer import TransformerEncoder
 from sfumato.nets.unet import UNet
 
+AnyFirstStage = KLFirstStage | VQFirstStage | TinyFirstStage | Pixels
 AnyConditioner = Text | Clip | Bert | Labels | TableRow
 
 
@@ -34,7 +36,7 @@ class LatentDiffusion(nn.Module):
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
-        self.first_stage = _first_stage(config.first_stage)
+        self.first_stage: AnyFirstStage = _first_stage(config.first_stage)  # another may be put in its place
         self.conditioner = _conditioner(config.conditioner, tokenizer)
         net = UNet(config.unet)
         with torch.device("cpu"):  # the schedule is real in a hollow model too
@@ -50,8 +52,8 @@ class LatentDiffusion(nn.Module):
 
     @property
     def autoencoder(self) -> Autoencoder:
-        """The networks of the first stage; there must be one."""
-        assert not isinstance(self.first_stage, Pixels)
+        """The networks of the model's own first stage; there must be one."""
+        assert isinstance(self.first_stage, KLFirstStage | VQFirstStage)
         return self.first_stage.net
 
     @property
@@ -74,6 +76,11 @@ class LatentDiffusion(nn.Module):
 def _first_stage(size: AutoencoderSize | None) -> KLFirstStage | VQFirstStage | Pixels:
     if size is None:
         return Pixels()
+    return autoencoder_of(size)
+
+
+def autoencoder_of(size: AutoencoderSize) -> KLFirstStage | VQFirstStage:
+    """A first stage of this size."""
     return VQFirstStage(size) if size.codebook else KLFirstStage(size)
 
 

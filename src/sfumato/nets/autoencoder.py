@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sfumato.nets.attention import PixelAttention
 from sfumato.nets.blocks import Downsample, ResBlock, Upsample, group_norm, zeroed
 
+NARROWEST = -30.0  # log-variance of a posterior, as small as it gets
 EPS = 1e-6  # of all group normalisations here; the U-Net has 1e-5
 
 
@@ -138,8 +139,9 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """The index (B, h, w) int64 of the entry nearest to each position of z (B, C, h, w), in squared distance."""
-        flat = z.movedim(1, -1).flatten(0, -2)  # (P, C)
-        distance = self.weight.square().sum(1) - 2 * flat @ self.weight.T  # but for |z|^2, which all share
+        flat, entries = z.movedim(1, -1).flatten(0, -2).float(), self.weight.float()  # (P, C), (K, C)
+        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 neighbours are not told apart
+            distance = entries.square().sum(1) - 2 * flat @ entries.T  # but for |z|^2, which all share
         return distance.argmin(1).view(len(z), *z.shape[2:])
 
     def forward(self, z: Tensor) -> Tensor:
@@ -152,12 +154,15 @@ def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
     return z + (quantised - z).detach()
 
 
-def codebook_loss(z: Tensor, quantised: Tensor, *, commitment: float = 0.25) -> Tensor:
+def codebook_loss(z: Tensor, quantised: Tensor, *, commitment: float = 0.25, legacy: bool = False) -> Tensor:
     """mean |sg(z) - q|^2 + commitment * mean |z - sg(q)|^2 (van den Oord et al. 2017, eq. 3).
 
     LDM's first stages were trained with the weight on the other term, a slip: the same value, another gradient.
+    `legacy` is that.
     """
-    return (z.detach() - quantised).square().mean() + commitment * (z - quantised.detach()).square().mean()
+    terms = [(z.detach() - quantised).square().mean(), (z - quantised.detach()).square().mean()]
+    entries, encoder = reversed(terms) if legacy else terms
+    return entries + commitment * encoder
 
 
 class Autoencoder(nn.Module):
@@ -165,6 +170,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, size: AutoencoderSize) -> None:
         super().__init__()
+        self.size = size
         self.encoder = Encoder(size)
         self.decoder = Decoder(size)
         self.codebook = Codebook(size.codebook, size.latent_channels) if size.codebook else None
@@ -191,13 +197,14 @@ class Autoencoder(nn.Module):
         inner.bias.copy_(-(mean @ basis) / std.sqrt())
         outer.weight.copy_((basis * std.sqrt())[:, :, None, None])
         outer.bias.copy_(mean)
-        first_variance[k:] = (variance * std[0] ** 2 / std).log()
+        if self.codebook is None:
+            first_variance[k:] = (variance * std[0] ** 2 / std).log()
 
 
 def moments(encoded: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance, the latter kept within [-30, 20]."""
     mean, logvar = encoded.chunk(2, dim=1)
-    return mean, logvar.clamp(-30.0, 20.0)
+    return mean, logvar.clamp(NARROWEST, 20.0)
 
 
 def kl(mean: Tensor, logvar: Tensor) -> Tensor:

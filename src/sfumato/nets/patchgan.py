@@ -17,6 +17,11 @@ class PatchGanSize:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
+    @property
+    def least(self) -> int:
+        """Pixels a side of the smallest picture that it can judge."""
+        return 3 * 2**self.layers
+
 
 class PatchGan(nn.Module):
     """Logits for "this patch is of a real picture", as in pix2pix and LDM: 4x4 convolutions, batch norm, leaky ReLU.
@@ -46,7 +51,7 @@ class PatchGan(nn.Module):
 
         ValueError where nothing would be left.
         """
-        (height, width), least = image.shape[2:], 3 * 2**self.size.layers
+        (height, width), least = image.shape[2:], self.size.least
         if min(height, width) < least:
             raise ValueError(
                 f"a picture of {width}x{height} is too small for this PatchGAN; {least}x{least} is the least"

@@ -1,21 +1,49 @@
 """Recipes: whole trainings, as functions over typed settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sfumato.recipes import emoji
+from sfumato.models.config import Closed
+from sfumato.recipes import emoji, first_stage, first_stages, text_to_image, tiny_decoder
+from sfumato.recipes.events import Event
+from sfumato.recipes.first_stage import FirstStageTraining, Seen
 from sfumato.recipes.text_to_image import Material, TextToImage
+from sfumato.recipes.tiny_decoder import TinyDecoderTraining
 from sfumato.registry import Registry
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings to begin with, and what is learnt from: (a folder or None, pixels) -> material."""
+    """What a training is: settings to begin with, what is learnt from a folder or the bundled pictures, a run."""
 
-    settings: Callable[[], TextToImage]
-    material: Callable[[Path | None, int], Material]
+    about: str
+    settings: Callable[[Path | None], Closed]
+    material: Callable[[Path | None, Any], Any]
+    run: Callable[[Any, Any, Path], Iterator[Event]]
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
-RECIPES.add("emoji", Recipe(emoji.settings, emoji.material))
+
+
+def _captioned(data: Path | None, settings: TextToImage) -> Material:
+    return emoji.material(data, settings.model.resolution)
+
+
+def _pictures(data: Path | None, settings: FirstStageTraining | TinyDecoderTraining) -> Seen:
+    return first_stage.seen(data, settings.resolution)
+
+
+RECIPES.add("emoji", Recipe("text to image, 64 pixels", lambda _data: emoji.settings(), _captioned, text_to_image.run))
+for _kind in ("kl", "vq"):
+    for _factor in first_stages.LEVELS:
+        _settings = partial(first_stages.small, _kind, _factor)
+        _about = f"a small first stage ({_kind.upper()}, factor {_factor})"
+        RECIPES.add(f"{_kind}-f{_factor}", Recipe(_about, _settings, _pictures, first_stage.run))
+for _name in first_stages.PUBLISHED:
+    _about = f"LDM's {_name}, as published"
+    _settings = partial(lambda name, _data: first_stages.published(name), _name)
+    RECIPES.add(f"ldm-{_name}", Recipe(_about, _settings, _pictures, first_stage.run))
+RECIPES.add("tiny-decoder", Recipe("previews for a first stage", tiny_decoder.settings, _pictures, tiny_decoder.run))

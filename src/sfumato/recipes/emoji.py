@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from sfumato.data import Dataset, Emoji, Folder, Sample, Split, captions, concrete_ids
+from sfumato.data import Emoji, Folder, Split, captions, concrete_ids
+from sfumato.data.part import split
 from sfumato.io.model_folder import Defaults
+from sfumato.latents.autoencoding import Losses
 from sfumato.models.config import ModelConfig, ScheduleConfig, WordsConfig
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
-from sfumato.recipes.text_to_image import DiffusionRun, FirstStageRun, Material, TextToImage
+from sfumato.recipes.autoencoder import FirstStageRun
+from sfumato.recipes.text_to_image import DiffusionRun, Material, TextToImage
 from sfumato.train.plan import Plan
 
 STYLES = ("3d", "flat")  # that the denoiser learns; the autoencoder sees all four
@@ -40,8 +43,7 @@ def settings() -> TextToImage:
         ),
         first_stage=FirstStageRun(
             plan=Plan(steps=2000, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=2000),
-            perceptual_from=1600,
-            squares=5.0,
+            losses=Losses(perceptual=0.1, perceptual_from=1600, squares=5.0, kl=1e-3),
         ),
         diffusion=DiffusionRun(
             plan=Plan(steps=9000, batch=64, rate=1e-3, warmup=200, ema=0.999, save=250, preview=1000)
@@ -63,27 +65,13 @@ def material(data: Path | None = None, size: int = 64) -> Material:
     )
 
 
-class _Part:
-    """Every n-th sample of a data set, or all but these."""
-
-    def __init__(self, whole: Dataset, index: list[int]) -> None:
-        self.whole, self.index, self.fields = whole, index, whole.fields
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: int, /) -> Sample:
-        return self.whole[self.index[i]]
-
-
 def _folder(data: Path, size: int) -> Material:
     whole = Folder(data, size=size)
-    held = list(range(0, len(whole), 25)) if len(whole) >= 50 else []  # noqa: PLR2004
-    rest = sorted(set(range(len(whole))) - set(held))
+    rest, held_out = split(whole, every=25)
     return Material(
-        pictures=_Part(whole, rest),
+        pictures=rest,
         captioned=whole,
-        held_out=_Part(whole, held) if held else None,
+        held_out=held_out,
         captions=lambda sample: (sample["caption"],),
         about=f"{len(whole)} pictures of the folder {data.name}",
     )

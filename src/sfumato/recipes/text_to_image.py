@@ -1,8 +1,8 @@
 """Text to image from nothing: an autoencoder first, then diffusion over its latents, which are computed once."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,38 +12,31 @@ from torch import Tensor, nn
 from sfumato import __version__
 from sfumato.conditioning.text import Text
 from sfumato.conditioning.vocabulary import vocabulary
+from sfumato.data.part import Part
 from sfumato.data.sample import Dataset, Sample
+from sfumato.data.training import TrainingPictures
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import Times, denoising_loss
 from sfumato.evaluate.reconstruction import mean_psnr, reconstructed
 from sfumato.generate import generate
-from sfumato.io import model_folder, pictures, tensors
+from sfumato.io import first_stages, model_folder, pictures, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
-from sfumato.latents.autoencoding import Autoencoding
-from sfumato.latents.kl import KLFirstStage
-from sfumato.models.config import Closed, ModelConfig
-from sfumato.models.latent_diffusion import LatentDiffusion
-from sfumato.nets.autoencoder import drawn, moments
+from sfumato.latents.statistics import LatentStatistics
+from sfumato.models.config import Closed, ModelConfig, WordsConfig, configured
+from sfumato.models.latent_diffusion import LatentDiffusion, autoencoder_of
+from sfumato.nets.autoencoder import AutoencoderSize, drawn
 from sfumato.nets.lpips import Lpips
+from sfumato.outcome import Outcome
+from sfumato.recipes.autoencoder import FirstStageRun, Stage, perceptual, posterior, trained
+from sfumato.recipes.events import Event, Stepped, Wrote, reported
 from sfumato.request import Request
 from sfumato.train.batches import indices
-from sfumato.train.fit import Batch, Progress
+from sfumato.train.fit import Batch, Phase
 from sfumato.train.plan import Plan
 from sfumato.train.stage import train
 from sfumato.train.state import State
 
-LPIPS = Path(__file__).resolve().parent.parent / "bundled" / "lpips" / "vgg16_relu3_3_fp16.safetensors"
 CHUNK = 64  # pictures encoded at once
-
-
-class FirstStageRun(Closed):
-    """How the autoencoder is trained."""
-
-    plan: Plan
-    perceptual: float = Field(default=0.1, ge=0)  # weight of LPIPS
-    perceptual_from: int = Field(default=0, ge=0)  # step at which it begins
-    squares: float = Field(default=1.0, ge=0)  # weight of the squared error beside the absolute one
-    kl_weight: float = Field(default=1e-3, ge=0)
 
 
 class DiffusionRun(Closed):
@@ -60,6 +53,7 @@ class TextToImage(Closed):
     name: str
     model: ModelConfig
     first_stage: FirstStageRun
+    given: str | None = None  # a first stage that is there, by path: it is used as it is, and none is trained
     diffusion: DiffusionRun
     defaults: Defaults = Defaults()
 
@@ -75,56 +69,57 @@ class Material:
     about: str
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A stage begins, or goes on at `step`."""
-
-    stage: str
-    step: int
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """A step of a stage is done."""
-
-    stage: str
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class Wrote:
-    """A file or folder is there."""
-
-    what: str
-    path: Path
-
-
-Event = Begun | Stepped | Wrote
-
-
 def run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
     """Train in the folder `out`, going on from what is there. Yields events; the last one names the model folder.
 
     ValueError, before anything is done, if the pictures have no captions.
     """
-    if settings.model.first_stage is None or settings.model.first_stage.codebook or settings.model.conditioner is None:
-        raise ValueError(
-            "this recipe trains a KL first stage and a conditioner of words; the settings have other parts"
-        )
+    if settings.model.first_stage is None or not isinstance(settings.model.conditioner, WordsConfig):
+        raise ValueError("this recipe trains a first stage and a conditioner of words; the settings have other parts")
+    settings.first_stage.check(settings.model.resolution, settings.model.first_stage.factor)
+    given = None if settings.given is None else _given(settings, settings.given)
+    run = settings.first_stage
+    lpips, _ = perceptual(run.losses.perceptual, run.features, side=run.crop or settings.model.resolution)
     if "caption" not in material.captioned.fields:
         raise ValueError(f"the pictures have no captions ({material.about}); add sidecars or a metadata.jsonl")
-    return _run(settings, material, out)
+    return _run(settings, material, out, given, lpips)
 
 
-def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event]:
-    torch.manual_seed(settings.first_stage.plan.seed)
-    size = settings.model.first_stage
-    assert size is not None
-    first_stage = KLFirstStage(size)
-    yield from _first_stage(settings, material, first_stage, out / "first-stage")
+def _sound(material: Material) -> Material:
+    """The same without the captioned and held-out pictures that cannot be decoded."""
+    captioned, held_out = material.captioned, material.held_out
+    if held_out is not None:
+        held_out = Part(held_out, TrainingPictures(held_out, room=0).check())
+    return replace(material, captioned=Part(captioned, TrainingPictures(captioned, room=0).check()), held_out=held_out)
+
+
+def on(settings: TextToImage, path: Path) -> TextToImage:
+    """The settings with the first stage at `path` in the place of one that is trained; ValueError if it is tiny."""
+    size, _ = first_stages.opened(path)
+    if not isinstance(size, AutoencoderSize):
+        raise ValueError(f"{path} is a tiny first stage, which is made for a large one; give that one")
+    unet = replace(settings.model.unet, channels=size.latent_channels)
+    model = configured(path, **{**dict(settings.model), "first_stage": size, "unet": unet})
+    return settings.model_copy(update={"model": model, "given": str(path.resolve())})
+
+
+def _given(settings: TextToImage, path: str) -> Stage:
+    stage = first_stages.loaded(path).stage
+    if not isinstance(stage, Stage) or stage.net.size != settings.model.first_stage:
+        raise ValueError(f"{path} is not the first stage that model.first_stage describes; begin with --first-stage")
+    return stage
+
+
+def _run(
+    settings: TextToImage, material: Material, out: Path, given: Stage | None, lpips: Lpips | None
+) -> Iterator[Event]:
+    material = _sound(material)
+    first_stage = given or (yield from _trained(settings, material, out / "first-stage", lpips))
     cache = _cached(first_stage, material.captioned, out / "latents.safetensors")
-    first_stage.calibrate(cache["mean"], cache["logvar"])
+    if given is None or float(given.std) == 1:  # a file that does not say what its latents are like
+        statistics = LatentStatistics(first_stage.channels)
+        statistics.update(cache["mean"], cache["logvar"])
+        statistics.put(first_stage)
     score = None if material.held_out is None else round(mean_psnr(first_stage, material.held_out), 2)
 
     ways = [material.captions(material.captioned[i]) for i in range(len(material.captioned))]
@@ -144,31 +139,17 @@ def _run(settings: TextToImage, material: Material, out: Path) -> Iterator[Event
     yield from _diffusion(settings, model, cache, ways, out, provenance)
 
 
-def _first_stage(settings: TextToImage, material: Material, stage: KLFirstStage, home: Path) -> Iterator[Event]:
-    """Train the autoencoder and leave its average in `stage`."""
-    run, images = settings.first_stage, material.pictures
-    if stage.net.encoder.linear is not None:
-        every = max(1, len(images) // 2048)
-        stage.net.start_at_principal_components(_stack(images, range(0, len(images), every)))
-    objective = Autoencoding(
-        stage.net,
-        _lpips() if run.perceptual > 0 else None,
-        perceptual=run.perceptual,
-        perceptual_from=run.perceptual_from,
-        squares=run.squares,
-        kl_weight=run.kl_weight,
-    )
-
-    def batches(step: int) -> Batch:
-        index = indices(step, batch=run.plan.batch, n=len(images), seed=run.plan.seed)
-        return {"index": index, "image": _stack(images, index.tolist())}
-
-    state = State(stage.net, run.plan)
-    yield from _reported("first stage", train(objective, batches, state, run.plan, home), state, run.plan)
-    state.ema.copy_to(stage.net)
-    stage.eval().requires_grad_(False)
+def _trained(
+    settings: TextToImage, material: Material, home: Path, lpips: Lpips | None
+) -> Generator[Event, None, Stage]:
+    torch.manual_seed(settings.first_stage.plan.seed)
+    assert settings.model.first_stage is not None
+    stage = autoencoder_of(settings.model.first_stage)
+    yield from trained(settings.first_stage, stage, TrainingPictures(material.pictures), home, lpips)
     if material.held_out is not None:
-        yield Wrote("first stage on held-out pictures", _pairs(stage, material.held_out, home / "held-out.png"))
+        sheet = home / "held-out.png"
+        yield Wrote("first stage on held-out pictures", _pairs(stage, material.held_out, sheet))
+    return stage
 
 
 class _Captioned(nn.Module):
@@ -180,12 +161,12 @@ class _Captioned(nn.Module):
         self.drop = drop
         self.times: Times = times
 
-    def forward(self, batch: Batch, at: Address) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, at: Address) -> Outcome:
         """`batch`: "mean", "logvar" (B, C, h, w) of the latents and the conditioner's tensors."""
         z = drawn(batch["mean"], batch["logvar"], at.normal(batch["mean"], Stream.ENCODE))
         keep = (at.uniform(Stream.DROP)[:, 0] >= self.drop).to(z.device)
         cond = self.conditioner(batch).where(keep, self.conditioner.null(len(z)))
-        return {"loss": denoising_loss(self.denoiser, z, cond, at, kind=self.times).mean()}
+        return Outcome(denoising_loss(self.denoiser, z, cond, at, kind=self.times).mean())
 
 
 def _diffusion(
@@ -198,7 +179,7 @@ def _diffusion(
 ) -> Iterator[Event]:
     """Train the denoiser and the conditioner on cached latents; write previews and the model folder."""
     run, plan = settings.diffusion, settings.diffusion.plan
-    assert isinstance(model.first_stage, KLFirstStage)
+    assert isinstance(model.first_stage, Stage)
     mean, logvar = _normalised(model.first_stage, cache)
     objective = _Captioned(model, run.drop, run.times)
 
@@ -211,8 +192,8 @@ def _diffusion(
 
     state = State(objective, plan)
     spread = [ways[i * len(ways) // 16][0] for i in range(16)]
-    steps = train(objective, batches, state, plan, out / "diffusion")
-    for event in _reported("diffusion", steps, state, plan):
+    steps = train(Phase(objective, state), batches, out / "diffusion")
+    for event in reported("diffusion", steps, state):
         yield event
         if isinstance(event, Stepped) and event.progress.every(plan.preview) and state.step < plan.steps:
             averaged = _averaged(settings, model, state)
@@ -239,32 +220,20 @@ def _delivered(
     return Wrote("model", out / "model")
 
 
-def _reported(stage: str, steps: Iterator[Progress], state: State, plan: Plan) -> Iterator[Event]:
-    """A stage's progress as events. The first step is done before it is said where the stage began."""
-    begun = False
-    for progress in steps:
-        if not begun:
-            yield Begun(stage, progress.step - 1, plan)
-            begun = True
-        yield Stepped(stage, progress)
-    if not begun:
-        yield Begun(stage, state.step, plan)
-
-
 @torch.no_grad()
-def _cached(stage: KLFirstStage, images: Dataset, path: Path) -> dict[str, Tensor]:
+def _cached(stage: Stage, images: Dataset, path: Path) -> dict[str, Tensor]:
     """Raw moments (N, C, h, w) of all pictures, from the file or into it."""
     if path.exists():
         return tensors.load(path)
     parts = []
     for begin in range(0, len(images), CHUNK):
-        parts.append(moments(stage.net.encoder(_stack(images, range(begin, min(begin + CHUNK, len(images)))))))
+        parts.append(posterior(stage, _stack(images, range(begin, min(begin + CHUNK, len(images))))))
     mean, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
     tensors.write(path, {"mean": mean, "logvar": logvar})
     return {"mean": mean, "logvar": logvar}
 
 
-def _normalised(stage: KLFirstStage, cache: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _normalised(stage: Stage, cache: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return (cache["mean"] - stage.mean) / stage.std, cache["logvar"] - 2 * stage.std.log()
 
 
@@ -284,7 +253,7 @@ def _captions(model: LatentDiffusion) -> Text:
     return model.conditioner
 
 
-def _pairs(stage: KLFirstStage, images: Dataset, path: Path) -> Path:
+def _pairs(stage: Stage, images: Dataset, path: Path) -> Path:
     """The first pictures above their reconstructions."""
     x = _stack(images, range(min(8, len(images))))
     y = reconstructed(stage, x).clamp(-1, 1)
@@ -301,9 +270,3 @@ def _preview(loaded: Loaded, captions: list[str], path: Path) -> Path:
 
 def _stack(images: Dataset, index: range | list[int]) -> Tensor:
     return torch.stack([images[i]["image"] for i in index])
-
-
-def _lpips() -> Lpips:
-    net = Lpips(stages=3)
-    tensors.fill(net, tensors.load(LPIPS), source=LPIPS)
-    return net.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.noise import Address
-from sfumato.train.plan import Plan
+from sfumato.outcome import Outcome
 from sfumato.train.state import State
 
 PATIENCE = 3  # steps in a row that may go wrong
@@ -21,13 +21,23 @@ Batch = Mapping[str, Tensor]
 Batches = Callable[[int], Batch]
 """The batch of a step. A function of the step alone, so a resumed run sees what an uninterrupted one sees."""
 
+Said = float | list[float]
+
 
 class Objective(Protocol):
     """What a batch means. The loop does not know."""
 
-    def __call__(self, batch: Batch, at: Address) -> dict[str, Tensor]:
-        """Scalar losses by name; "loss" is the one that is minimised."""
+    def __call__(self, batch: Batch, at: Address) -> Outcome | None:
+        """The loss at this batch, with the randomness of this address; None where nothing is to be learnt yet."""
         ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the things that a step does with its batch, in turn: an objective, and what it changes."""
+
+    objective: Objective
+    state: State
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Progress:
 
     step: int  # steps finished, this one included
     steps: int
-    losses: dict[str, float]
+    losses: dict[str, Said]  # "loss", and what the objectives said
     rate: float
     norm: float  # of the gradient, before clipping
     seconds: float
@@ -47,44 +57,64 @@ class Progress:
         return self.step % n == 0 or self.step == self.steps
 
 
-def fit(objective: Objective, batches: Batches, state: State, plan: Plan) -> Iterator[Progress]:
-    """Train `state` in place up to `plan.steps`, yielding after each step.
+def fit(phases: Phase | Sequence[Phase], batches: Batches) -> Iterator[Progress]:
+    """Train the states of the phases in place, by the plan of the first, yielding after each step.
 
-    A step whose loss or gradient is not finite changes nothing and is counted in `state.skipped`; three in a row
-    raise FloatingPointError.
+    A phase sees the batch and what the phases before it made of it; the weights of all change together at the end of
+    the step. A step whose batch, loss or gradient is not finite anywhere changes no weight and is counted in
+    `state.skipped`; three in a row raise FloatingPointError.
     """
-    in_a_row = 0
-    device = next(state.module.parameters()).device
-    while state.step < plan.steps:
+    phases = [phases] if isinstance(phases, Phase) else phases
+    first = phases[0].state
+    plan, device = first.plan, next(first.module.parameters()).device
+    while first.step < plan.steps:
         began = time.perf_counter()
-        rate = plan.rate_at(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        batch = {k: v.to(device) for k, v in batches(state.step).items()}
-        at = Address.of(plan.seed, batch["index"].cpu(), state.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            losses = objective(batch, at)
-        losses["loss"].backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(state.module.parameters(), plan.clip))
-        if math.isfinite(norm) and math.isfinite(float(losses["loss"].detach())):
-            state.optimizer.step()
-            state.ema.update()
-            in_a_row = 0
-        else:
-            state.skipped += 1
-            in_a_row += 1
-            if in_a_row == PATIENCE:
-                raise FloatingPointError(
-                    f"the loss or its gradient was not finite three times in a row, at step {state.step}"
-                )
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
+        batch = {k: v.to(device) for k, v in batches(first.step).items()}
+        at = Address.of(plan.seed, batch["index"].cpu(), first.step)
+        losses, norm, finite = _gradients(phases, batch, at)
+        if not finite and first.row + 1 == PATIENCE:
+            raise FloatingPointError(
+                f"the loss or its gradient was not finite three times in a row, at step {first.step}"
+            )
+        rate = plan.rate_at(first.step)
+        first.skipped += not finite
+        first.row = 0 if finite else first.row + 1
+        for phase in phases:
+            phase.state.advance(changed=finite)
         yield Progress(
-            step=state.step,
+            step=first.step,
             steps=plan.steps,
-            losses={k: float(v.detach()) for k, v in losses.items()},
+            losses=losses,
             rate=rate,
             norm=norm,
             seconds=time.perf_counter() - began,
-            images=state.step * plan.batch,
+            images=first.step * plan.batch,
         )
+
+
+def _gradients(phases: Sequence[Phase], batch: Batch, at: Address) -> tuple[dict[str, Said], float, bool]:
+    """The losses, the norm of the first phase's gradient, and whether all is finite; nothing more is done if not."""
+    losses: dict[str, Said] = {}
+    norms: list[float] = []  # of the phases that have learnt something
+    plan, device = phases[0].state.plan, batch["index"].device
+    if not all(_finite(v) for v in batch.values()):
+        return {"loss": math.nan}, math.nan, False
+    for phase in phases:
+        module = phase.state.module
+        phase.state.optimizer.zero_grad(set_to_none=True)  # another phase's loss may have passed through this module
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            outcome = phase.objective(batch, at)
+        if outcome is None:
+            continue
+        outcome.loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), phase.state.plan.clip)))
+        loss = float(outcome.loss.detach())
+        losses = {"loss": loss, **losses, **{k: v.detach().tolist() for k, v in outcome.said.items()}}
+        if not (math.isfinite(norms[-1]) and math.isfinite(loss)):
+            return losses, norms[0], False
+        batch = {**batch, **outcome.made}
+    return losses, norms[0] if norms else 0.0, True
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -1,0 +1,81 @@
+"""A first stage on disk: a folder with `first_stage.json` (what it is) and its weights, the statistics among them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
+
+from sfumato.io import atomic, tensors
+from sfumato.io.model_folder import WeightSet
+from sfumato.models.config import Closed, complaint, within_bounds
+from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.tiny import TinySize
+
+NAME = "first_stage.json"
+WEIGHTS = "weights.safetensors"
+
+
+class FirstStageFile(Closed):
+    """The content of first_stage.json."""
+
+    format: Literal[1] = 1
+    name: str
+    size: AutoencoderSize | None = None  # this, or
+    tiny: TinySize | None = None  # that
+    resolution: int = Field(ge=1)  # pixels a side that it was trained at
+    weights: WeightSet | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def built(self) -> AutoencoderSize | TinySize:
+        """What is built."""
+        found = self.size or self.tiny
+        assert found is not None
+        return found
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.size is None) == (self.tiny is None):
+            raise ValueError("one of 'size' and 'tiny' must be there, and not both")
+        if self.size is not None:
+            within_bounds("size", self.size)
+        if self.tiny is not None:
+            within_bounds("tiny", self.tiny)
+        return self
+
+
+def find(path: Path) -> Path | None:
+    """The folder of a first stage at `path`: itself, or the one that a run wrote in it; None if there is none."""
+    places = (path.parent if path.name == NAME else path, path / "model")
+    return next((place for place in places if (place / NAME).is_file()), None)
+
+
+def describe(folder: Path) -> FirstStageFile:
+    """What first_stage.json says; ValueError of one line if it is not as it should be."""
+    path = folder / NAME
+    try:
+        return FirstStageFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not the description of a first stage: {complaint(error)}") from None
+
+
+def read(folder: Path, file: FirstStageFile) -> dict[str, Tensor]:
+    """The tensors; ValueError if they are not those that the description names."""
+    path = folder / WEIGHTS
+    if file.weights is None or tensors.sha256(path) != file.weights.sha256:
+        raise ValueError(f"{path} is not the file that {NAME} describes (its hash differs); copy it again")
+    return tensors.load(path)
+
+
+def save(path: Path, file: FirstStageFile, about: str, weights: Mapping[str, Tensor]) -> None:
+    """Write the folder whole."""
+    with atomic.folder(path) as folder:
+        target = folder / WEIGHTS
+        tensors.write(target, weights)
+        entry = WeightSet(file=WEIGHTS, sha256=tensors.sha256(target), about=about)
+        whole = file.model_copy(update={"weights": entry})
+        text = json.dumps(whole.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
+        (folder / NAME).write_text(text + "\n", encoding="utf-8")

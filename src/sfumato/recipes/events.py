@@ -1,0 +1,69 @@
+"""What a run tells while it goes on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.train.fit import Progress
+from sfumato.train.plan import Plan
+from sfumato.train.stage import Rollback
+from sfumato.train.state import State
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage begins, or goes on at `step`."""
+
+    stage: str
+    step: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step of a stage is done."""
+
+    stage: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A stage went wrong and went back."""
+
+    stage: str
+    rollback: Rollback
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """A file or folder is there."""
+
+    what: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something worth a line."""
+
+    text: str
+
+
+Event = Begun | Stepped | RolledBack | Wrote | Found
+
+
+def reported(stage: str, steps: Iterator[Progress | Rollback], state: State) -> Iterator[Event]:
+    """A stage's progress as events. The first step is done before it is said where the stage began."""
+    begun = False
+    for event in steps:
+        if isinstance(event, Rollback):
+            yield RolledBack(stage, event)
+            begun = False
+            continue
+        if not begun:
+            yield Begun(stage, event.step - 1, state.plan)
+            begun = True
+        yield Stepped(stage, event)
+    if not begun:
+        yield Begun(stage, state.step, state.plan)

@@ -1,0 +1,114 @@
+"""What a run says of the first stage that it trained: a contact sheet, the numbers, and whether it will do."""
+
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from sfumato import __version__
+from sfumato.data import Dataset
+from sfumato.evaluate import features
+from sfumato.evaluate.contact import ROWS, contact_sheet
+from sfumato.evaluate.first_stage import FirstStageScore, measure
+from sfumato.evaluate.verdict import Finding, verdict
+from sfumato.io import atomic, feature_networks, pictures
+from sfumato.io.first_stage_folder import FirstStageFile
+from sfumato.latents.first_stage import FirstStage
+from sfumato.recipes.autoencoder import at_once
+from sfumato.recipes.events import Event, Found, Wrote
+
+
+def origin(about: str) -> dict[str, str]:
+    """Where a model comes from: the material, the machine, the programs."""
+    return {
+        "material": about,
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "sfumato": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def report(out: Path, file: FirstStageFile, stage: FirstStage, judged: Dataset, *, unseen: bool) -> Iterator[Event]:
+    """Measure `stage` on `judged`, pictures that it was not trained on if they are `unseen`, and write what is found.
+
+    `held-out.png`, `report.json` and `report.md` in the folder `out`.
+    """
+    score = _score(stage, judged, file.resolution)
+    sheet = out / "held-out.png"
+    pictures.save_png(contact_sheet(score.inputs, score.outputs), sheet, {"rows": list(ROWS)})
+    yield Wrote("pictures, reconstructions and errors", sheet)
+    findings = list(verdict(score))
+    conclusion = _conclusion(findings, unseen=unseen)
+    said = {
+        "first stage": file.name,
+        "judged by pictures never trained on": unseen,
+        "good enough": all(finding.good for finding in findings),
+        "findings": [{"good": f.good, "text": f.text} for f in findings],
+        "score": score.as_dict(),
+        "lpips": feature_networks.ALEXNET_NAME,
+        "provenance": file.provenance,
+    }
+    text = json.dumps(said, indent=2, ensure_ascii=False)
+    atomic.write_bytes(out / "report.json", text.encode() + b"\n")
+    lines = [*_heading(file, stage), "", conclusion, "", *_found(findings), "", *_quality(score, unseen=unseen), ""]
+    lines += [*_channels(score), "", *_skipped(file, score)]
+    atomic.write_bytes(out / "report.md", ("\n".join(lines) + "\n").encode())
+    yield from (Found(f"{'good' if f.good else 'POOR'}: {f.text}") for f in findings)
+    yield Found(conclusion)
+    yield Wrote("report", out / "report.md")
+
+
+def _score(stage: FirstStage, judged: Dataset, side: int) -> FirstStageScore:
+    net = features.MobileNetFeatures(features.mobilenet())
+    for event in measure(stage, judged, features=net, lpips=feature_networks.alexnet(), batch=at_once(side)):
+        if isinstance(event, FirstStageScore):
+            return event
+    raise AssertionError("a measure ends with its score")
+
+
+def _conclusion(findings: list[Finding], *, unseen: bool) -> str:
+    if not all(finding.good for finding in findings):
+        return "Not yet good enough to train on: see what is poor."
+    return "Good enough to train on" + ("." if unseen else ", as far as pictures can say that it was trained on.")
+
+
+def _heading(file: FirstStageFile, stage: FirstStage) -> Iterator[str]:
+    if file.size is None:
+        kind = "tiny decoder"
+    else:
+        kind = f"VQ of {file.size.codebook:,} codes" if file.size.codebook else "KL"
+    yield f"# {file.name}: a first stage ({kind}, factor {stage.factor}, {stage.channels} channels)"
+
+
+def _found(findings: list[Finding]) -> Iterator[str]:
+    yield from (f"* {'good' if f.good else '**poor**'}: {f.text}" for f in findings)
+
+
+def _quality(score: FirstStageScore, *, unseen: bool) -> Iterator[str]:
+    yield f"| {score.n} pictures{' never trained on' if unseen else ''} | PSNR, dB | SSIM | LPIPS | rFD |"
+    yield "|---|---|---|---|---|"
+    for name, row in (("this first stage", score.stage), (f"bicubic, {score.factor}x and back", score.bicubic)):
+        cells = ("-" if v is None else f"{v:.4f}" for v in (row.ssim, row.lpips))
+        yield f"| {name} | {row.psnr:.2f} ± {row.psnr_std:.2f} | {' | '.join(cells)} | {row.rfd:.2f} |"
+
+
+def _channels(score: FirstStageScore) -> Iterator[str]:
+    latent = score.latent
+    yield f"| channel | mean | std |{' KL, nats |' if latent.kl else ''}"
+    yield f"|---|---|---|{'---|' if latent.kl else ''}"
+    for c, (mean, std) in enumerate(zip(latent.mean, latent.std, strict=True)):
+        nats = f" {latent.kl[c]:.2f} |" if latent.kl else ""
+        yield f"| {c} | {mean:+.3f} | {std:.3f} |{nats}"
+
+
+def _skipped(file: FirstStageFile, score: FirstStageScore) -> Iterator[str]:
+    said = file.provenance
+    yield f"LPIPS: {feature_networks.ALEXNET_NAME}. rFD: Fréchet distance of {score.features} features."
+    yield f"Perceptual term of the loss: {said['perceptual loss']}."
+    skipped = said["skipped"]
+    yield (
+        f"Skipped: {skipped['unreadable']} unreadable files, {skipped['damaged']} damaged pictures, {skipped['steps']} "
+        f"steps that were not finite, {len(score.skipped)} held-out pictures. Rolled back: {said['rolled back']} times."
+    )
