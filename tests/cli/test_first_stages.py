@@ -11,34 +11,20 @@ import pytest
 import torch
 from console import Run, Said
 from PIL import Image
-from torch import Tensor
 
 import files
 from fill import inp
+from quick import features_are_means
 from sfumato.cli import first_stages
-from sfumato.evaluate import features
 from sfumato.evaluate.contact import contact_sheet
 from sfumato.evaluate.first_stage import likeness
 from sfumato.evaluate.reconstruction import as_saved, error_map, mean_psnr, reconstructed
 from sfumato.io import feature_networks, opening, pictures
 
 
-class Means:
-    """Stands in for MobileNetV2, of which a distance takes seconds: the mean of each channel."""
-
-    name, dim = "means", 3
-
-    def __init__(self, net: object) -> None:
-        del net
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MobileNetFeatures", Means)
-    monkeypatch.setattr(features, "mobilenet", lambda: None)
+    features_are_means(monkeypatch)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from fill import inp
+from quick import features_are_means
 from sfumato.data import Sample
-from sfumato.evaluate import features
 from sfumato.evaluate.first_stage import FirstStageScore
 from sfumato.io import first_stages, pictures, tensors
 from sfumato.latents.adversary import Adversary
@@ -28,7 +28,8 @@ from sfumato.recipes import autoencoder, first_stage
 from sfumato.recipes import report as reports
 from sfumato.recipes.autoencoder import FirstStageRun
 from sfumato.recipes.events import Event, Found, RolledBack, Stepped, Wrote
-from sfumato.recipes.first_stage import FirstStageTraining, Seen, run, seen
+from sfumato.recipes.first_stage import FirstStageTraining, run
+from sfumato.recipes.seen import Seen, seen
 from sfumato.train.fit import Batch, Batches
 from sfumato.train.plan import Plan
 
@@ -50,22 +51,9 @@ SEEING = SETTINGS.model_copy(
 )
 
 
-class Means:
-    """Stands in for MobileNetV2, of which a distance takes seconds: the mean of each channel."""
-
-    name, dim = "means", 3
-
-    def __init__(self, net: object) -> None:
-        del net
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MobileNetFeatures", Means)
-    monkeypatch.setattr(features, "mobilenet", lambda: None)
+    features_are_means(monkeypatch)
 
 
 def odd(root: Path) -> None:

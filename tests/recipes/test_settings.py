@@ -14,7 +14,7 @@ from sfumato.cli.main import main
 from sfumato.models.latent_diffusion import hollowed
 from sfumato.nets.autoencoder import Autoencoder
 from sfumato.nets.patchgan import PatchGan, PatchGanSize
-from sfumato.recipes import RECIPES, first_stage
+from sfumato.recipes import RECIPES, seen
 from sfumato.recipes.first_stage import FirstStageTraining
 from sfumato.recipes.first_stages import CHANNELS
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_trained_is_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "--data" not in arguments:  # the emoji world takes seconds to open
-        monkeypatch.setattr(first_stage, "seen", lambda *_: None)
+        monkeypatch.setattr(seen, "seen", lambda *_: None)
     monkeypatch.setattr(train, "_show", lambda _: pytest.fail("it began"))
     (tmp_path / "empty").mkdir()
     assert main(arguments) == 2

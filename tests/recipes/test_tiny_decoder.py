@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import files
 import tiny
 from fill import inp
+from quick import features_are_means
 from sfumato.cli.main import main
 from sfumato.data import Sample
 from sfumato.diffusion.noise import Address, Stream
-from sfumato.evaluate import features
 from sfumato.io import first_stage_folder, first_stages, opening, tensors
 from sfumato.io.first_stage_folder import FirstStageFile
 from sfumato.latents.distilling import Distilling
@@ -27,7 +27,7 @@ from sfumato.nets.autoencoder import AutoencoderSize, drawn
 from sfumato.nets.tiny import TinyDecoder, TinySize
 from sfumato.recipes import tiny_decoder
 from sfumato.recipes.events import Stepped
-from sfumato.recipes.first_stage import Seen
+from sfumato.recipes.seen import Seen
 from sfumato.recipes.tiny_decoder import TinyDecoderTraining, run
 from sfumato.train.plan import Plan
 
@@ -56,22 +56,9 @@ class Held:
 SEEN = Seen(Held(12), Held(3), (), "made up")
 
 
-class Means:
-    """Stands in for MobileNetV2: the mean of each channel."""
-
-    name, dim = "means", 3
-
-    def __init__(self, net: object) -> None:
-        del net
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MobileNetFeatures", Means)
-    monkeypatch.setattr(features, "mobilenet", lambda: None)
+    features_are_means(monkeypatch)
 
 
 def large(size: AutoencoderSize = SIZE) -> KLFirstStage:

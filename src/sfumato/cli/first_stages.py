@@ -17,10 +17,10 @@ from sfumato.evaluate import features
 from sfumato.evaluate.contact import ROWS, contact_sheet
 from sfumato.evaluate.fidelity import drawn
 from sfumato.evaluate.first_stage import FirstStageScore, Quality, measure
+from sfumato.evaluate.reconstruction import at_once
 from sfumato.io import atomic, feature_networks, first_stages, pictures
 
 FEW = 8  # channels of which each is named
-PIXELS = 2**19  # measured at once, of pictures together
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def report(asked: Measured) -> int:
     source, skipped = _pictures(asked.data, size)
     chosen = source if asked.n is None else Part(source, drawn(asked.n, of=len(source), seed=asked.seed))
     net = features.opened(asked.features)
-    batch = max(1, min(32, PIXELS // size**2))
-    events = measure(found.stage, chosen, features=net, lpips=feature_networks.alexnet(), batch=batch)
+    events = measure(found.stage, chosen, features=net, lpips=feature_networks.alexnet(), batch=at_once(size))
     score = _watched(events, len(chosen))
     skipped += score.skipped
     if skipped:

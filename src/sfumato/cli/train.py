@@ -102,26 +102,22 @@ def _settings(base: Closed, changes: Sequence[str]) -> Closed:
         raise ValueError(complaint(error)) from None
 
 
-class _Other(Exception):
-    """The run is of another recipe."""
-
-
 def _stored(config: Path, asked: Train, recipe: Recipe) -> tuple[Closed, Path | None]:
     if asked.set or asked.data or asked.first_stage:
         raise ValueError("--resume goes on with the settings of the run; leave --set, --data and --first-stage out")
-    kind = type(recipe.settings(None))
+    kind, name = type(recipe.settings(None)), RECIPES.name(asked.recipe)
     try:
         stored = json.loads(config.read_bytes())
         data, began = stored["data"], stored["recipe"]
-        if began != RECIPES.name(asked.recipe):
-            raise _Other(f"{config.parent} holds a run of the recipe {began}; go on with: sfumato train {began}")
-        return kind.model_validate(stored["settings"]), Path(data) if data else None
-    except _Other as error:
-        raise ValueError(str(error)) from None
+        home = Path(data) if data else None
+        settings = kind.model_validate(stored["settings"]) if began == name else None
     except FileNotFoundError:
         raise ValueError(f"{config.parent} holds no run to go on with; leave --resume out to begin one") from None
     except (ValidationError, ValueError, KeyError, TypeError):
         raise ValueError(f"{config} is damaged; it must be the file that the run wrote") from None
+    if settings is None:
+        raise ValueError(f"{config.parent} holds a run of the recipe {began}; go on with: sfumato train {began}")
+    return settings, home
 
 
 def _show(events: Iterator[Event]) -> None:

@@ -9,8 +9,13 @@ from sfumato.latents.autoencoding import psnr
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.tiled import spared
 
-BATCH = 32  # pictures at once
+BATCH, PIXELS = 32, 2**19  # pictures at once, and pixels of them
 CONTRAST = 4  # of a map of errors
+
+
+def at_once(side: int) -> int:
+    """How many pictures of so many pixels a side go through a network together where nothing is learnt."""
+    return max(1, min(BATCH, PIXELS // side**2))
 
 
 @torch.no_grad()

@@ -51,26 +51,31 @@ def loaded(name_or_path: str | Path) -> LoadedFirstStage:
         if isinstance(stage, Pixels):
             raise ValueError(f"{name_or_path} paints pixels and has no first stage")
         return LoadedFirstStage(stage, model.file.name, model.file.config.resolution, model.path)
-    size, read = opened(path)
-    with hollowed():
-        stage = stage_of(size)
-    folder = first_stage_folder.find(path)
-    statistics = {
-        name: torch.zeros(1, stage.channels, 1, 1) if name == "mean" else torch.ones((), dtype=torch.float64)
-        for name in ("mean", "std")
-    }
-    name, resolution = path.stem, HALF
-    if folder is not None:
+    if folder := first_stage_folder.find(path):
         file = first_stage_folder.describe(folder)
-        name, resolution = file.name, file.resolution
         stored = first_stage_folder.read(folder, file)
+        stage = _hollow(file.built)
         tensors.check(stage, stored, source=folder)
-        statistics = {n: stored[n] for n in statistics}
-    elif path.is_dir() and not isinstance(size, TinySize):
-        statistics["std"].fill_(1 / diffusers_config.first_stage(path / "config.json")[1])
+        return LoadedFirstStage(_filled(stage, stored), file.name, file.resolution, path)
+    size, read = opened(path)
+    stage, scale = _hollow(size), 1.0
+    if path.is_dir() and not isinstance(size, TinySize):
+        _, scale = diffusers_config.first_stage(path / "config.json")
     weights = read(stage.net, {name: tuple(p.shape) for name, p in stage.named_parameters()})
-    stage.load_state_dict({**{n: t.float() for n, t in weights.items()}, **statistics}, assign=True)
-    return LoadedFirstStage(stage.eval().requires_grad_(False), name, resolution, path)
+    mean, std = torch.zeros(1, stage.channels, 1, 1), torch.tensor(1 / scale, dtype=torch.float64)
+    return LoadedFirstStage(_filled(stage, {**weights, "mean": mean, "std": std}), path.stem, HALF, path)
+
+
+def _hollow(size: Size) -> Stage:
+    with hollowed():
+        return stage_of(size)
+
+
+def _filled(stage: Stage, stored: Mapping[str, Tensor]) -> Stage:
+    """The stage with these tensors, its weights in float32."""
+    weights = {name for name, _ in stage.named_parameters()}
+    stage.load_state_dict({n: t.float() if n in weights else t for n, t in stored.items()}, assign=True)
+    return stage.eval().requires_grad_(False)
 
 
 def _alone(path: Path) -> bool:
@@ -188,8 +193,7 @@ def put(model: LatentDiffusion, path: Path) -> None:
     alike = (size.factor, size.latent_channels) == (own.factor, own.latent_channels)
     if not alike or kind(size) not in ("tiny", kind(own)):
         raise ValueError(f"{path} is a first stage of another kind ({kinds[0]}) than this model's ({kinds[1]})")
-    with hollowed():
-        stage = stage_of(size)
+    stage = _hollow(size)
     weights = read(stage.net, {name: tuple(p.shape) for name, p in stage.named_parameters()})
     statistics = dict(before.named_buffers(recurse=False))
     stage.load_state_dict({**{name: t.to(before.dtype) for name, t in weights.items()}, **statistics}, assign=True)

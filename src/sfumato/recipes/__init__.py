@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.models.config import Closed
-from sfumato.recipes import emoji, first_stage, first_stages, text_to_image, tiny_decoder
+from sfumato.recipes import emoji, first_stage, first_stages, seen, text_to_image, tiny_decoder
 from sfumato.recipes.events import Event
-from sfumato.recipes.first_stage import FirstStageTraining, Seen
+from sfumato.recipes.first_stage import FirstStageTraining
+from sfumato.recipes.seen import Seen
 from sfumato.recipes.text_to_image import Material, TextToImage
 from sfumato.recipes.tiny_decoder import TinyDecoderTraining
 from sfumato.registry import Registry
@@ -33,7 +34,7 @@ def _captioned(data: Path | None, settings: TextToImage) -> Material:
 
 
 def _pictures(data: Path | None, settings: FirstStageTraining | TinyDecoderTraining) -> Seen:
-    return first_stage.seen(data, settings.resolution)
+    return seen.seen(data, settings.resolution)
 
 
 RECIPES.add("emoji", Recipe("text to image, 64 pixels", lambda _data: emoji.settings(), _captioned, text_to_image.run))

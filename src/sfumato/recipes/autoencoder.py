@@ -12,6 +12,7 @@ from torch import Tensor
 from sfumato.data.part import spaced
 from sfumato.data.training import TrainingPictures, cut
 from sfumato.diffusion.noise import Address
+from sfumato.evaluate.reconstruction import at_once
 from sfumato.io import checkpoint, feature_networks
 from sfumato.latents.adversary import Adversary, Criticism
 from sfumato.latents.autoencoding import Autoencoding, Losses
@@ -32,7 +33,6 @@ from sfumato.train.state import State
 from sfumato.train.watch import Watch
 
 SAMPLE = 2048  # pictures, at most, that the first weights are fitted to
-AT_ONCE, PIXELS = 32, 2**19  # pictures that go through a network together, and pixels of them
 LOWERED = 0.25  # of the adversary's weight, after the training went wrong
 
 Stage = KLFirstStage | VQFirstStage
@@ -50,14 +50,9 @@ class FirstStageRun(Closed):
 
     def check(self, resolution: int, factor: int) -> None:
         """ValueError if pictures of `resolution` cannot be trained on so."""
-        side = self.crop or resolution
-        if side > resolution:
-            raise ValueError(f"crop is {side}; it is cut out of pictures of {resolution} pixels a side")
-        for name, pixels in (("resolution", resolution), ("crop", side)):
-            if pixels % factor:
-                raise ValueError(f"{name} is {pixels}; it must divide by {factor}, the factor of the first stage")
+        check_sides(resolution, self.crop, factor, of="first stage")
         if self.adversary:
-            _judges(self.adversary.critic, side)
+            _judges(self.adversary.critic, self.crop or resolution)
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
@@ -72,6 +67,16 @@ class FirstStageRun(Closed):
                 "begin earlier, or set losses.perceptual=0"
             )
         return self
+
+
+def check_sides(resolution: int, crop: int | None, factor: int, *, of: str) -> None:
+    """ValueError if squares of `crop` pixels are no part of pictures of `resolution`, or do not divide by `factor`."""
+    side = crop or resolution
+    if side > resolution:
+        raise ValueError(f"crop is {side}; it is cut out of pictures of {resolution} pixels a side")
+    for name, pixels in (("resolution", resolution), ("crop", side)):
+        if pixels % factor:
+            raise ValueError(f"{name} is {pixels}; it must divide by {factor}, the factor of the {of}")
 
 
 def perceptual(weight: float, features: Path | None, *, side: int) -> tuple[Lpips | None, str]:
@@ -182,8 +187,3 @@ def _remedy(objective: Autoencoding, state: State, adversary: Adversary) -> Reme
         apply=weaken,
         applied=lambda: float(objective.strength) < 1 or state.step <= adversary.start,
     )
-
-
-def at_once(side: int) -> int:
-    """How many pictures of so many pixels a side go through a network together where nothing is learnt."""
-    return max(1, min(AT_ONCE, PIXELS // side**2))

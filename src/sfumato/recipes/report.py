@@ -1,33 +1,19 @@
 """What a run says of the first stage that it trained: a contact sheet, the numbers, and whether it will do."""
 
 import json
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from sfumato import __version__
 from sfumato.data import Dataset
 from sfumato.evaluate import features
 from sfumato.evaluate.contact import ROWS, contact_sheet
 from sfumato.evaluate.first_stage import FirstStageScore, measure
+from sfumato.evaluate.reconstruction import at_once
 from sfumato.evaluate.verdict import Finding, verdict
 from sfumato.io import atomic, feature_networks, pictures
 from sfumato.io.first_stage_folder import FirstStageFile
 from sfumato.latents.first_stage import FirstStage
-from sfumato.recipes.autoencoder import at_once
 from sfumato.recipes.events import Event, Found, Wrote
-
-
-def origin(about: str) -> dict[str, str]:
-    """Where a model comes from: the material, the machine, the programs."""
-    return {
-        "material": about,
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "sfumato": __version__,
-        "torch": torch.__version__,
-    }
 
 
 def report(out: Path, file: FirstStageFile, stage: FirstStage, judged: Dataset, *, unseen: bool) -> Iterator[Event]:

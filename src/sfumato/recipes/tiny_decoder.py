@@ -16,10 +16,10 @@ from sfumato.latents.tiny import TinyFirstStage
 from sfumato.models.config import Closed
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.tiny import TinySize
-from sfumato.recipes.autoencoder import batches, calibrated, perceptual
+from sfumato.recipes.autoencoder import batches, calibrated, check_sides, perceptual
 from sfumato.recipes.events import Event, Found, Wrote, reported
-from sfumato.recipes.first_stage import LEAST, Seen
-from sfumato.recipes.report import origin, report
+from sfumato.recipes.report import report
+from sfumato.recipes.seen import Seen
 from sfumato.train.fit import Phase
 from sfumato.train.plan import Plan
 from sfumato.train.stage import train
@@ -61,8 +61,7 @@ def run(settings: TinyDecoderTraining, material: Seen, out: Path) -> Iterator[Ev
     teacher = first_stages.loaded(settings.teacher)
     _check(settings, teacher.stage)
     found = perceptual(settings.perceptual, settings.features, side=settings.crop or settings.resolution)
-    if len(material.held_out or material.training) < LEAST:
-        raise ValueError(f"there are fewer than {LEAST} pictures ({material.about}); a decoder needs many")
+    material.check()
     size = TinySize(
         width=settings.width,
         blocks=settings.blocks,
@@ -75,16 +74,12 @@ def run(settings: TinyDecoderTraining, material: Seen, out: Path) -> Iterator[Ev
 
 def _check(settings: TinyDecoderTraining, teacher: first_stages.Stage) -> None:
     """ValueError if a tiny decoder cannot be taught so."""
-    factor, side = teacher.factor, settings.crop or settings.resolution
+    factor = teacher.factor
     if factor & (factor - 1) or factor == 1:
         raise ValueError(f"{settings.teacher} has the factor {factor}; a tiny decoder needs 2, 4, 8, ...")
     if isinstance(teacher, TinyFirstStage) and teacher.net.encoder is None:
         raise ValueError(f"{settings.teacher} is a decoder alone, and makes no latents to learn from")
-    if side > settings.resolution:
-        raise ValueError(f"crop is {side}; it is cut out of pictures of {settings.resolution} pixels a side")
-    for name, pixels in (("resolution", settings.resolution), ("crop", side)):
-        if pixels % factor:
-            raise ValueError(f"{name} is {pixels}; it must divide by {factor}, the factor of the teacher")
+    check_sides(settings.resolution, settings.crop, factor, of="teacher")
 
 
 def _run(
@@ -111,19 +106,14 @@ def _run(
     yield from reported(STAGE, steps, state)
     state.ema.copy_to(student)
     stage.eval().requires_grad_(False)
-    held = 0 if material.held_out is None else len(material.held_out)
     provenance = {
         "recipe": settings.model_dump(mode="json"),
         "teacher": teacher.name,
-        "pictures": {"training": len(material.training), "held out": held},
-        "skipped": {"unreadable": len(material.unreadable), "damaged": len(pictures.damaged), "steps": state.skipped},
-        "rolled back": 0,
-        "perceptual loss": called,
-        **origin(material.about),
+        **material.provenance(pictures, state, called=called),
     }
     file = FirstStageFile(name=settings.name, tiny=size, resolution=settings.resolution, provenance=provenance)
     about = f"average of the weights, decay {settings.plan.ema} with warm-up, {settings.plan.steps} steps"
     own = {k: v for k, v in stage.state_dict().items() if not k.startswith("encoder.")}
     first_stage_folder.save(out / "model", file, about, own)
     yield Wrote(STAGE, out / "model")
-    yield from report(out, file, stage, material.held_out or material.training, unseen=held > 0)
+    yield from report(out, file, stage, material.judged, unseen=material.held > 0)

@@ -12,9 +12,8 @@ TREND = 100  # steps that agree
 class Watch:
     """Looks at what each step logged; a function of the log alone, so a resumed run judges as an uninterrupted one.
 
-    The reconstruction may not become `worse` times as bad as it was at its
-    best; the weight of the adversary may not stay at its `limit`; the critic may not be right everywhere, for then
-    its gradient says nothing.
+    The reconstruction may not become `worse` times as bad as it was at its best; the weight of the adversary may not
+    stay at its `limit`; the critic may not be right everywhere, for then its gradient says nothing.
     """
 
     def __init__(self, *, window: int = TREND, worse: float = 3.0, limit: float = 1e4, won: float = 0.01) -> None:
