@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from sfumato.data import Dataset, Folder, scan
-from sfumato.data.folder import read_json_line
-
-
-def fill(root: Path, files: Mapping[str, str | bytes | int]) -> Path:
-    """Numbers are pictures of that shade."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, int):
-            Image.new("RGB", (6, 4), (content, 0, 0)).save(path)
-        else:
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
+from folders import fill, line
+from sfumato.data import Dataset, Listed, opened
+from sfumato.data.metadata import read_json_line
 
 
-def captions(folder: Folder) -> dict[str, str | None]:
+def captions(folder: Listed) -> dict[str, str | None]:
     return {folder[i].get("key", ""): folder[i].get("caption") for i in range(len(folder))}
 
 
-def line(**fields: object) -> str:
-    return json.dumps(fields) + "\n"
-
-
 def test_sidecars(tmp_path: Path) -> None:
-    folder = Folder(fill(tmp_path, {"b.png": 1, "b.txt": "\ufeffa bee,\n yellow ", "a.png": 2, "a.txt": "ant"}), size=4)
+    folder = opened(fill(tmp_path, {"b.png": 1, "b.txt": "\ufeffa bee,\n yellow ", "a.png": 2, "a.txt": "ant"}), size=4)
     assert isinstance(folder, Dataset)
     assert folder.fields == {"image", "caption"}
     assert captions(folder) == {"a.png": "ant", "b.png": "a bee, yellow"}
@@ -55,12 +38,12 @@ def test_sidecars(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_comes_before_sidecars(tmp_path: Path, name: str, text: str) -> None:
-    folder = Folder(fill(tmp_path, {"x/a.png": 1, "b.png": 2, "b.txt": "no", name: text}), size=4)
+    folder = opened(fill(tmp_path, {"x/a.png": 1, "b.png": 2, "b.txt": "no", name: text}), size=4)
     assert captions(folder) == {"b.png": "bee", "x/a.png": "ant"}
 
 
 def test_metadata_in_a_sub_folder_is_about_that_folder(tmp_path: Path) -> None:
-    folder = Folder(fill(tmp_path, {"x/a.png": 1, "x/metadata.jsonl": line(file_name="a.png", text="ant")}), size=4)
+    folder = opened(fill(tmp_path, {"x/a.png": 1, "x/metadata.jsonl": line(file_name="a.png", text="ant")}), size=4)
     assert captions(folder) == {"x/a.png": "ant"}
 
 
@@ -72,7 +55,7 @@ def test_classes(tmp_path: Path) -> None:
         "10_cat/3.txt": "a cat",
         ".x/4.png": 4,
     }
-    folder = Folder(fill(tmp_path, files), size=4)
+    folder = opened(fill(tmp_path, files), size=4)
     assert folder.fields == {"image", "caption", "label"}
     assert folder.classes == ("10_cat", "old_house")
     assert captions(folder) == {
@@ -84,7 +67,7 @@ def test_classes(tmp_path: Path) -> None:
 
 
 def test_no_classes_when_a_picture_lies_at_the_top(tmp_path: Path) -> None:
-    folder = Folder(fill(tmp_path, {"x/a.png": 1, "b.png": 2}), size=4)
+    folder = opened(fill(tmp_path, {"x/a.png": 1, "b.png": 2}), size=4)
     assert folder.fields == {"image"}
     assert captions(folder) == {"b.png": None, "x/a.png": None}
 
@@ -116,56 +99,35 @@ def test_no_classes_when_a_picture_lies_at_the_top(tmp_path: Path) -> None:
 def test_broken_descriptions_are_one_line(tmp_path: Path, name: str, text: str | bytes, match: str) -> None:
     fill(tmp_path, {"a.png": 1, name: text})
     with pytest.raises(ValueError, match=match) as caught:
-        Folder(tmp_path, size=4)
+        opened(tmp_path, size=4)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
 
 
 def test_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pictures in here"):
-        Folder(fill(tmp_path, {"a.txt": "x"}), size=4)
+        opened(fill(tmp_path, {"a.txt": "x"}), size=4)
     with pytest.raises(ValueError, match="no such folder"):
-        Folder(tmp_path / "x", size=4)
+        opened(tmp_path / "x", size=4)
 
 
 def test_a_few_unreadable_pictures_are_skipped(tmp_path: Path) -> None:
     fill(tmp_path, {f"{i:03}.bmp": i for i in range(120)} | {"050.bmp": b"broken"})
-    folder = Folder(tmp_path, size=4)
+    folder = opened(tmp_path, size=4)
     assert len(folder) == 119
     assert [(path.name, why[:13]) for path, why in folder.skipped] == [("050.bmp", "not a picture")]
     fill(tmp_path, {"051.bmp": b""})
     with pytest.raises(ValueError, match=r"2 of 120 pictures cannot be read, first .*050\.bmp: not a picture"):
-        Folder(tmp_path, size=4)
+        opened(tmp_path, size=4)
 
 
 def test_a_picture_damaged_behind_its_header_is_named(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": 1})
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:50])
-    folder = Folder(tmp_path, size=4)
+    folder = opened(tmp_path, size=4)
     with pytest.raises(ValueError, match=r"a\.png: the picture is damaged"):
         folder[0]
-
-
-def test_scan(tmp_path: Path) -> None:
-    files = {
-        "a.png": 1,
-        "b.png": 2,
-        "b.txt": "bee",
-        "c.png": 1,
-        "d.png": b"no",
-        "metadata.jsonl": "{}\n{oops",
-    }
-    report = scan(fill(tmp_path, files))
-    assert report.readable == 3
-    assert [path.name for path, _ in report.unreadable] == ["d.png"]
-    assert [(path.name, first.name) for path, first in report.duplicates] == [("c.png", "a.png")]
-    assert [path.name for path in report.uncaptioned] == ["a.png", "c.png", "d.png"]
-    assert len(report.problems) == 2
-    lines = list(report.lines())
-    assert lines[1] == "1 unreadable, 1 duplicates, 3 without caption, 2 broken descriptions"
-    assert len(lines) == 2 + 1 + 1 + 3 + 2
-    assert not any("\n" in text for text in lines)
 
 
 JSON = st.recursive(
@@ -207,6 +169,6 @@ def test_metadata_is_read_or_is_a_value_error(tmp_path: Path, name: str, text: s
         (tmp_path / other).unlink(missing_ok=True)
     fill(tmp_path, {"a.png": 1, name: data})
     try:
-        assert len(Folder(tmp_path, size=4)) == 1
+        assert len(opened(tmp_path, size=4)) == 1
     except ValueError as error:
         assert "\n" not in str(error)  # noqa: PT017

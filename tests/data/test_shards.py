@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from folders import tar
 from sfumato.data import Dataset, Shards
 
 
 def png(shade: int = 255) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (shade, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def tar(files: Mapping[str, bytes], layout: int = tarfile.USTAR_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=layout) as file:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 
 

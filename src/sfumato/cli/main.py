@@ -15,6 +15,8 @@ VERBS = {
     "generate": "make pictures from a prompt",
     "train": "train a model, on the bundled pictures or on your own",
     "evaluate": "measure how well a model paints what it is asked for, or its first stage",
+    "data": "look at a folder of pictures before training",
+    "encode": "compute the latents of a folder of pictures once, for the trainings to come",
     "reconstruct": "show what a first stage gives back of pictures",
     "reproduce": "make a picture again from the parameters inside it, and compare",
     "inspect": "say what model a file holds, and how that is known",

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from sfumato.data.fingerprint import Fingerprint
 from sfumato.data.sample import Meta, Sample
 from sfumato.data.shards import Shards
 
@@ -61,6 +62,11 @@ class Emoji:
     def ids(self) -> tuple[str, ...]:
         """The concepts, each once, in order."""
         return tuple(dict.fromkeys(ident for ident, _, _ in self._places))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """By keys and the sizes of files in bytes; pixels are not read."""
+        return Fingerprint.of((self.shards.keys[i], self.shards.sizes(i)) for _, _, i in self._places)
 
     def __len__(self) -> int:
         return len(self._places)

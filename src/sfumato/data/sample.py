@@ -16,6 +16,7 @@ class Sample(TypedDict, total=False):
     image: Tensor  # (3, H, W) float32 in [-1, 1], RGB
     label: int
     caption: str
+    captions: tuple[str, ...]  # all of them, where a data set knows several; the first is `caption`
     key: str  # the address of the sample: stable between runs and machines
     meta: Meta  # facts by name: name, style, tags, group ...
 

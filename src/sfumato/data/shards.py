@@ -40,7 +40,7 @@ class Shards:
         self.size = size
         found: dict[str, dict[str, Place]] = {}
         for number, path in enumerate(self.paths):
-            for key, files in _scan(path, number).items():
+            for key, files in scan(path, number).items():
                 if key in found:
                     other = self.paths[next(iter(found[key].values())).shard]
                     raise ValueError(f"{path}: sample {key!r} is already in {other}; a key may occur once")
@@ -73,7 +73,7 @@ class Shards:
         if place is None:
             return {}
         try:
-            return _facts(self._read(place))
+            return read_facts(self._read(place))
         except ValueError as error:
             raise ValueError(f"{self.paths[place.shard]}: {self.keys[i]}.json: {error}") from None
 
@@ -84,6 +84,10 @@ class Shards:
     def kinds(self, i: int) -> tuple[str, ...]:
         """The endings of the files of a sample."""
         return tuple(self._files[i])
+
+    def sizes(self, i: int) -> dict[str, int]:
+        """The bytes of each file of a sample, by its ending."""
+        return {kind: place.size for kind, place in self._files[i].items()}
 
     def _read(self, place: Place) -> bytes:
         with self.paths[place.shard].open("rb") as file:  # opened anew: nothing to share, to pickle or to close
@@ -102,8 +106,8 @@ _BROKEN = (
 )
 
 
-def _scan(path: Path, number: int) -> dict[str, dict[str, Place]]:
-    """Key -> kind -> place, from the headers of one shard."""
+def scan(path: Path, number: int = 0) -> dict[str, dict[str, Place]]:
+    """Key -> kind -> place, from the headers of one shard; ValueError names it and says why it cannot be read."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such shard")
     found: dict[str, dict[str, Place]] = {}
@@ -151,15 +155,15 @@ def _allow(member: tarfile.TarInfo) -> None:
     """Plain files inside the shard only."""
     if not member.isreg() or member.issparse():
         raise _Refused(f"{member.name!r} is a link or a device; a shard holds plain files only")
-    if member.name.startswith(("/", "\\")) or ".." in PurePosixPath(member.name).parts:
+    if member.name.startswith(("/", "\\")) or ".." in member.name.split("/"):
         raise _Refused(f"the path {member.name!r} leaves the shard; paths are relative and without '..'")
 
 
 def _split(name: str) -> tuple[str, str]:
     """ "a/b.seg.PNG" -> ("a/b", "seg.png"): the key is the path up to the first dot of its last part."""
-    path = PurePosixPath(name)
-    base, _, kind = path.name.partition(".")
-    return (str(path.parent / base) if base else ""), (kind.lower() if base else "")
+    folder, _, last = name.rpartition("/")
+    base, _, kind = last.partition(".")
+    return (str(PurePosixPath(folder, base)), kind.lower()) if base else ("", "")
 
 
 # The files ------------------------------------------------------------------------------------------------
@@ -171,23 +175,24 @@ def _field(kind: str) -> str:
 def _put(sample: Sample, kind: str, data: bytes, size: int | None) -> None:
     """Reads the bytes of one file into its field."""
     if kind == "json":
-        sample["meta"] = _facts(data)
+        sample["meta"] = read_facts(data)
     elif kind == "txt":
         sample["caption"] = data.decode("utf-8").strip()
     elif kind == "cls":
-        sample["label"] = _label(data)
+        sample["label"] = read_label(data)
     else:
         sample["image"] = decode(data, size=size)
 
 
-def _label(data: bytes) -> int:
+def read_label(data: bytes) -> int:
+    """The number in a .cls file."""
     text = data.decode("utf-8").strip()
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004
         raise ValueError(f"the label is {text[:40]!r}; it must be a whole number, 0 or more")
     return int(text)
 
 
-def _facts(data: bytes) -> Meta:
+def read_facts(data: bytes) -> Meta:
     """A JSON object with every value as text or a list of texts; nulls are left out."""
     try:
         found: object = json.loads(data)

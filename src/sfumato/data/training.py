@@ -1,5 +1,7 @@
 """Pictures for training: decoded once, damaged ones passed over and counted, cut and turned by their address."""
 
+from threading import Lock
+
 import torch
 from torch import Tensor
 
@@ -15,13 +17,15 @@ TRIED = 20_000  # pictures, at most, that are decoded before a training begins, 
 class TrainingPictures:
     """The pictures of a data set, in [-1, 1]. In the place of one that cannot be decoded stands the next that can.
 
-    Pictures are kept as the 8 bits that they were made of, as long as there is room.
+    Pictures are kept as the 8 bits that they were made of, as long as there is room. A picture is the same whether it
+    is kept or not, so several threads may ask, in any order.
     """
 
     def __init__(self, whole: Dataset, *, room: int = ROOM) -> None:
         self.whole, self.room = whole, room
         self.damaged: dict[int, str] = {}  # index -> why
         self._kept: dict[int, Tensor] = {}
+        self._lock = Lock()  # of these three; pictures are decoded outside of it
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -32,7 +36,7 @@ class TrainingPictures:
             found = self._decoded((i + step) % len(self))
             if found is not None:
                 return found
-        raise ValueError(f"no picture can be read, first {next(iter(self.damaged.values()))}")
+        raise ValueError(f"no picture can be read, first {self._first_damage()}")
 
     def stack(self, index: range | list[int]) -> Tensor:
         """(N, 3, H, W)."""
@@ -45,27 +49,43 @@ class TrainingPictures:
     def check(self, most: int | None = None) -> list[int]:
         """The same; ValueError, naming one, if more than one in a hundred cannot."""
         good, tried = self.sound(most), min(len(self), most or len(self))
-        if tried - len(good) > MOST_DAMAGED * tried:
-            raise ValueError(
-                f"{tried - len(good)} of {tried} pictures are damaged, more than one in a hundred; one of them is "
-                f"{next(iter(self.damaged.values()))}"
-            )
+        if why := complaint(tried - len(good), tried, self._first_damage()):
+            raise ValueError(why)
         return good
 
     def _decoded(self, i: int) -> Tensor | None:
         if i in self.damaged:
             return None
-        if i in self._kept:
-            return self._kept[i].float() / 127.5 - 1
-        try:
-            image = self.whole[i]["image"]
-        except ValueError as error:
-            self.damaged[i] = str(error)
-            return None
-        if image.numel() <= self.room:
-            self.room -= image.numel()
-            self._kept[i] = ((image + 1) * 127.5).round().to(torch.uint8)
-        return image
+        if i not in self._kept:
+            try:
+                image = self.whole[i]["image"]
+            except ValueError as error:
+                with self._lock:
+                    self.damaged[i] = str(error)
+                return None
+            levels = ((image + 1) * 127.5).round().to(torch.uint8)
+            self._keep(i, levels)
+        else:
+            levels = self._kept[i]
+        return levels.float() / 127.5 - 1
+
+    def _keep(self, i: int, levels: Tensor) -> None:
+        with self._lock:
+            if i not in self._kept and levels.numel() <= self.room:
+                self.room -= levels.numel()
+                self._kept[i] = levels
+
+    def _first_damage(self) -> str:
+        """Why the first one in order cannot be decoded, whichever was found first; "" if there is none."""
+        with self._lock:
+            return self.damaged[min(self.damaged)] if self.damaged else ""
+
+
+def complaint(damaged: int, tried: int, one: str) -> str:
+    """The line that says that too many pictures are damaged, and which is `one` of them; "" if they are few."""
+    if damaged <= MOST_DAMAGED * tried:
+        return ""
+    return f"{damaged} of {tried} pictures are damaged, more than one in a hundred; one of them is {one}"
 
 
 def cut(images: Tensor, at: Address, *, side: int | None, flips: bool) -> Tensor:

@@ -8,9 +8,9 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +18,18 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from sfumato.io import atomic
+from sfumato.latents.tiled import out_of_memory
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
+T = TypeVar("T")
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
+_ON_ITS_SIDE = 5  # and more: width and height change places
 
 # What Pillow raises on broken files, apart from the OSError and ValueError it documents.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, AttributeError, OverflowError),
-    *(MemoryError, RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 
@@ -33,24 +37,44 @@ def decode(data: bytes, *, size: int | None = None) -> Tensor:
     """The bytes of a PNG, JPEG, WebP, GIF or BMP file -> (3, H, W) float32 in [-1, 1], RGB.
 
     Turned as EXIF says, alpha composited on white, first frame only. With `size`, the shorter side becomes
-    `size` and the middle square is kept. Anything unreadable is a ValueError of one line.
+    `size` and the middle square is kept. Anything unreadable is a ValueError of one line, and a MemoryError, which
+    says how large the picture is, where memory runs out: that is no fault of the picture's.
     """
+    return _decoded(data, size, from_pil)
+
+
+def rgb(data: bytes, *, size: int | None = None) -> Image.Image:
+    """The same as a picture of 8 bits."""
+    return _decoded(data, size, lambda picture: picture)
+
+
+def _decoded(data: bytes, size: int | None, made: Callable[[Image.Image], T]) -> T:
     if size is not None and size < 1:
         raise ValueError(f"size is {size}; it must be at least 1 pixel")
     picture = _open(io.BytesIO(data))
+    width, height = picture.size
+    try:
+        return made(_pixels(picture, size))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    raise MemoryError(f"there is not enough memory for a picture of {width} x {height}")
+
+
+def _pixels(picture: Image.Image, size: int | None) -> Image.Image:
+    """All of it read, upright, on white, and cut if a size is said; ValueError if it is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd palettes and profiles; the pixels are what counts
             picture.load()
             picture = on_white(_upright(picture))
-            picture = picture if size is None else _square(picture, size)
+            return picture if size is None else _square(picture, size)
     except _BROKEN as error:
         raise ValueError(f"the picture is damaged ({_line(error)}); save it again or leave it out") from None
-    return from_pil(picture)
 
 
 def read(path: Path | str, *, size: int | None = None) -> Tensor:
-    """`decode` the bytes of a file; its ValueError names the file, also one that cannot be opened."""
+    """`decode` the bytes of a file; its errors name the file, ValueError also one that cannot be opened."""
     try:
         if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
             raise ValueError("it is a pipe or a device; give a file")
@@ -59,6 +83,8 @@ def read(path: Path | str, *, size: int | None = None) -> Tensor:
         raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    except MemoryError as error:
+        raise MemoryError(f"{path}: {str(error) or 'there is not enough memory to read it'}") from None
 
 
 def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
@@ -75,18 +101,44 @@ def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
 
 def _sides(path: Path) -> tuple[int, int]:
     try:
-        return check(path)
+        with path.open("rb") as file:
+            return header(file)[:2]
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be opened ({error.strerror or error})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def check(path: Path) -> tuple[int, int]:
-    """Width and height of a file, from its header alone, pixels not decoded; ValueError as in `decode`."""
+class Header(NamedTuple):
+    """What a file says of its picture before its pixels are decoded."""
+
+    width: int  # of the picture as `decode` gives it, turned as EXIF says
+    height: int
+    turned: bool  # by EXIF
+    alpha: bool
+    deep: bool  # 16 bits
+    cmyk: bool
+
+
+def header(file: BinaryIO) -> Header:
+    """What a file says of its picture, pixels not decoded; ValueError as in `decode`."""
+    picture = _open(file)
     try:
-        with path.open("rb") as file:
-            return _open(file).size
-    except OSError as error:
-        raise ValueError(f"the file cannot be opened ({error.strerror or error})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # not picture.getexif(): that of PNG decodes the pixels to look behind them
+            orientation = Image.Image.getexif(picture).get(_ORIENTATION, 1)
+    except _BROKEN:
+        orientation = 1
+    on_its_side = orientation in range(_ON_ITS_SIDE, 9)
+    rows = f"{getattr(picture, 'tile', '')}" if picture.format == "PNG" else ""
+    return Header(
+        *(reversed(picture.size) if on_its_side else picture.size),
+        turned=orientation in range(2, 9),
+        alpha=_has_alpha(picture),
+        deep=picture.mode.startswith("I") or ";16" in rows,
+        cmyk=picture.mode == "CMYK",
+    )
 
 
 def from_pil(picture: Image.Image) -> Tensor:
@@ -99,7 +151,7 @@ def to_pil(image: Tensor) -> Image.Image:
     """(3, H, W) in [-1, 1] -> an RGB picture; rounded, not truncated, so that `decode` inverts it exactly."""
     if image.ndim != 3 or image.shape[0] != 3:  # noqa: PLR2004
         raise ValueError(f"a picture has shape (3, height, width), not {tuple(image.shape)}")
-    pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = image.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
@@ -154,11 +206,15 @@ def on_white(picture: Image.Image) -> Image.Image:
         wide = np.asarray(picture, dtype=np.float64)
         scaled = np.clip(wide / 257 if picture.mode != "F" else wide, 0, 255).round().astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+    if _has_alpha(picture):
         clear = picture.convert("RGBA")
         ground = Image.new("RGBA", clear.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, clear).convert("RGB")
     return picture.convert("RGB")
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return not {"A", "a"}.isdisjoint(picture.getbands()) or "transparency" in picture.info
 
 
 def _open(file: BinaryIO) -> Image.Image:

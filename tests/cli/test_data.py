@@ -1,0 +1,65 @@
+"""`sfumato data`: the report on standard output, one line and the exit code for what cannot be trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from console import Run
+
+from folders import fill
+
+
+def test_check_says_what_is_there(sfumato: Run, home: Path) -> None:
+    said = sfumato("data", "check", "captioned")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines() == [
+        "captioned: captions beside the pictures",
+        "pictures         1",
+        "width            16 to 16, median 16",
+        "height           16 to 16, median 16",
+        "captions         1 of 1 pictures have one; 1 in all, of 2.0 words each",
+        "of these         0 turned by EXIF, 0 with alpha, 0 of 16 bits, 0 CMYK",
+    ]
+
+
+def test_what_cannot_be_trained_on_ends_with_its_line(sfumato: Run, home: Path) -> None:
+    trained = sfumato("train", "emoji", "--data", "broken", "--out", "x")
+    said = sfumato("data", "check", "broken", "--thorough")
+    assert (said.code, said.err) == (2, trained.err)
+    assert "line 2: 'file_name' is missing" in said.err
+    assert said.out.startswith("broken: metadata.jsonl\n")
+
+
+def test_json_is_one_object(sfumato: Run, home: Path) -> None:
+    fill(home / "many", {f"{i:02}.png": "no" for i in range(30)})
+    said = sfumato("data", "check", "many", "--json")
+    assert said.code == 2
+    found = json.loads(said.out)
+    assert len(found["broken"]) == 30
+    assert said.err == f"sfumato: {found['refusal']}\n"
+    assert found["duplicates"] is None
+    assert json.loads(sfumato("data", "check", "captioned", "--json", "--thorough").out)["duplicates"] == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("check", "--help")])
+def test_help(sfumato: Run, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        sfumato("data", *arguments)
+    assert stop.value.code in (0, None)
+    assert "usage: sfumato data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("chek", "x"), "unknown command 'data chek'; did you mean 'data check'? known: data check"),
+        (("check",), "DIR is missing; see: sfumato data check --help"),
+        (("check", "nowhere"), "nowhere: there is no such folder"),
+        (("check", "init.png"), "init.png: neither a folder nor a .tar; unpack other archives first"),
+    ],
+)
+def test_refusals(sfumato: Run, home: Path, arguments: tuple[str, ...], line: str) -> None:
+    said = sfumato("data", *arguments)
+    assert (said.code, said.out, said.err) == (2, "", f"sfumato: {line}\n")
