@@ -35,6 +35,7 @@ class Stream(IntEnum):
     ENCODE = 6  # the draw from its posterior
     AUGMENT = 7  # how its picture is cut and turned
     CODES = 8  # where an entry of a codebook is put
+    OFFSET = 9  # what all pixels of a channel share in the noise
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
