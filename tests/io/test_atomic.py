@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +35,50 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     atomic.write_bytes(path, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse) if broken == "fsync" else patch.setattr(Path, "replace", refuse)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'$") as caught:
             atomic.write_bytes(path, b"new")
+    assert caught.value.errno == 28
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file.bin"]
+
+
+def test_a_full_disk_is_said_of_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refuse)
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'model'}'$"),
+        atomic.folder(tmp_path / "model") as folder,
+    ):
+        (folder / "a").write_text("a")
+    assert names(tmp_path) == []
+
+
+def test_errors_that_say_what_they_are_of_stay_as_they_are(tmp_path: Path) -> None:
+    for error in (FileNotFoundError(2, "No such file or directory", "other"), OSError("a line of our own")):
+        with pytest.raises(OSError, match=f"^{re.escape(str(error))}$"), atomic.file(tmp_path / "x"):
+            raise error
+    assert names(tmp_path) == []
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from sfumato.io import atomic
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for length in (2_000, 200_000):  # what is still in a buffer when the file is closed, and what is not
+    try:
+        atomic.write_bytes(Path(sys.argv[1]), bytes(length))
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit there")
+def test_a_file_that_may_not_be_so_large_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    said = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    assert said.stdout == f"[Errno 27] File too large: '{path}'\n" * 2
+    assert names(tmp_path) == []
 
 
 def test_a_file_is_not_there_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,9 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
         ("batch", -1),
         ("save", 0),
         ("preview", 0),
+        ("keep", 0),
+        ("workers", -1),
+        ("workers", 65),
         ("rate", 0.0),
         ("rate", math.nan),
         ("warmup", -1),
@@ -214,9 +217,22 @@ def test_three_in_a_row_are_too_many() -> None:
     run = fit(Phase(poisoned(state, {1, 2, 3}, math.nan), state), data)
     assert [next(run).step for _ in range(3)] == [1, 2, 3]
     kept = values(state)
-    with pytest.raises(FloatingPointError, match="not finite three times in a row, at step 3"):
+    with pytest.raises(FloatingPointError) as caught:
         next(run)
+    samples = ", ".join(map(str, data(3)["index"].tolist()))
+    said = "the loss or its gradient was not finite three times in a row, at step 3"
+    assert str(caught.value) == f"{said} (samples {samples})"
     assert same(kept, values(state))
+
+
+@pytest.mark.parametrize("size", [1, 8, 9])
+def test_eight_samples_of_a_bad_batch_are_named(size: int) -> None:
+    state = make()
+    bad = lambda step: {"index": torch.arange(size) + 100 * step, "x": torch.full((size, 3), math.nan)}  # noqa: E731
+    with pytest.raises(FloatingPointError) as caught:
+        list(fit(Phase(loss(state), state), bad))
+    names = ", ".join(str(200 + i) for i in range(min(size, 8))) + (", ..." if size == 9 else "")
+    assert str(caught.value).endswith(f", at step 2 (samples {names})")
 
 
 def test_a_state_goes_on_where_another_stopped() -> None:

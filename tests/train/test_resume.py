@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +13,20 @@ from torch import Tensor
 
 import tiny
 from fill import inp
-from sfumato.cli.main import main
 from sfumato.cond import Cond
-from sfumato.data import Folder
+from sfumato.data import opened
 from sfumato.diffusion.noise import Address
-from sfumato.io import model_folder, opening, pictures, tensors
+from sfumato.io import opening, pictures, tensors
 from sfumato.io.model_folder import Defaults
 from sfumato.latents.autoencoding import Losses
-from sfumato.recipes import emoji, text_to_image
+from sfumato.recipes import diffusion, emoji
 from sfumato.recipes.autoencoder import FirstStageRun
+from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material, run
 from sfumato.recipes.events import Begun, Event, Stepped, Wrote
-from sfumato.recipes.text_to_image import DiffusionRun, Material, TextToImage, run
 from sfumato.train.plan import Plan
 
 STEPS = {"first stage": 4, "diffusion": 8}
-SETTINGS = TextToImage(
+SETTINGS = DiffusionTraining(
     name="run",
     model=tiny.CONFIG,
     first_stage=FirstStageRun(
@@ -56,12 +49,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def material(data: Path) -> Material:
     whole = emoji.material(data, 16)
-    return replace(whole, held_out=Folder(data, size=16))  # so that the first stage is measured
+    return replace(whole, held_out=opened(data, size=16))  # so that the first stage is measured
 
 
 def results(home: Path) -> dict[str, bytes]:
     """Every file that a run leaves for its user."""
-    parts = [*(home / "model").iterdir(), *(home / "samples").iterdir(), home / "latents.safetensors"]
+    parts = [p for part in ("model", "samples", "latents") for p in (home / part).rglob("*") if p.is_file()]
     return {str(p.relative_to(home)): p.read_bytes() for p in parts}
 
 
@@ -96,7 +89,7 @@ def test_a_run_says_what_it_does(whole: tuple[Path, list[Event]]) -> None:
     assert isinstance(last, Wrote)
     assert last.path == home / "model"
     assert sorted(p.name for p in (home / "samples").iterdir()) == ["step-5.png", "step-8.png"]
-    names = ["diffusion", "first-stage", "latents.safetensors", "model", "samples"]
+    names = ["diffusion", "first-stage", "latents", "model", "samples"]
     assert sorted(p.name for p in home.iterdir()) == names
 
 
@@ -108,7 +101,8 @@ def test_what_it_trained_is_what_it_saved(whole: tuple[Path, list[Event]], data:
     moved = [k for k, v in loaded.model.state_dict().items() if not torch.equal(v, fresh.state_dict().get(k, v))]
     assert any(k.startswith("denoiser.net.conv_out") for k in moved)
     assert loaded.model.conditioner.tokenizer.encode("blue house").tokens[1:-1] == ["blue", "house"]
-    cache = tensors.load(home / "latents.safetensors")
+    (part,) = (home / "latents").rglob("part-*.safetensors")
+    cache = tensors.load(part)
     stage = loaded.model.first_stage
     second = (cache["mean"] - stage.mean).square() + cache["logvar"].exp()
     assert second.mean().sqrt().item() == pytest.approx(stage.std.item(), rel=1e-5)
@@ -131,13 +125,13 @@ def test_dropped_captions_are_read_as_the_empty_one(monkeypatch: pytest.MonkeyPa
         seen.append(cond)
         return z.flatten(1).mean(1)
 
-    monkeypatch.setattr(text_to_image, "denoising_loss", loss)
+    monkeypatch.setattr(diffusion, "denoising_loss", loss)
     model = tiny.model()
     n = 1000
     latent = torch.zeros(n, 4, 4, 4)
     tokens = model.conditioner.collate([{"caption": "two dogs"}])
     batch = {k: v.expand(n, -1) for k, v in tokens.items()} | {"mean": latent, "logvar": latent}
-    text_to_image._Captioned(model, 0.3, "uniform")(batch, Address.of(0, torch.arange(n), 5))
+    diffusion._Told(model, 0.3, "uniform")(batch, Address.of(0, torch.arange(n), 5))
     vectors = seen[0].vector
     caption, null = model.conditioner.of(["two dogs"]).vector, model.conditioner.null(1).vector
     assert vectors is not None
@@ -175,6 +169,27 @@ def _until(events: Iterator[Event], stop: tuple[str, int]) -> None:
     raise AssertionError(f"the run never came to {stop}")
 
 
+@pytest.mark.parametrize("encode", ["once", "always"])
+def test_workers_change_nothing(encode: str, material: Material, tmp_path: Path) -> None:
+    """Nor does a stop in between."""
+
+    def settings(workers: int) -> DiffusionTraining:
+        tree = SETTINGS.model_dump()
+        for part in ("first_stage", "diffusion"):
+            tree[part]["plan"]["workers"] = workers
+        tree["diffusion"]["encode"] = encode
+        return DiffusionTraining.model_validate(tree)
+
+    list(run(settings(0), material, tmp_path / "none"))
+    _until(run(settings(2), material, tmp_path / "two"), ("diffusion", 4))
+    list(run(settings(2), material, tmp_path / "two"))
+    for home in (tmp_path / "none", tmp_path / "two"):
+        assert lines(home, "diffusion") == [*range(1, 9)]
+    names = ["model/ema.safetensors", "samples/step-8.png"]
+    names += ["first-stage/step-4/state.safetensors", *(f"diffusion/step-{n}/state.safetensors" for n in (6, 8))]
+    assert [n for n in names if (tmp_path / "none" / n).read_bytes() != (tmp_path / "two" / n).read_bytes()] == []
+
+
 def test_a_damaged_checkpoint_costs_only_time(
     material: Material, whole: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
@@ -197,53 +212,3 @@ def test_a_finished_run_does_nothing_more(material: Material, whole: tuple[Path,
     assert [e.step for e in events if isinstance(e, Begun)] == [4, 8]
     assert results(home) == before
     check(home, home)
-
-
-# A process that is killed ---------------------------------------------------------------------------------
-
-CHANGES = [
-    *("model.first_stage.channels=8", "model.first_stage.mult=[1,2]", "model.first_stage.latent_channels=4"),
-    *(f"model.conditioner.encoder.{s}" for s in ("dim=16", "depth=1", "length=10", "heads=2")),
-    *("model.unet.channels=4", "model.unet.width=16", "model.unet.mult=[1,2]", "model.unet.attention=[2]"),
-    *("model.unet.context_dim=16", "model.unet.vector_dim=16", "model.unet.head_dim=8", "model.resolution=16"),
-    *(
-        "first_stage.plan.steps=10",
-        "first_stage.plan.batch=2",
-        "first_stage.plan.save=4",
-        "first_stage.losses.perceptual=0",
-    ),
-    *("diffusion.plan.steps=20", "diffusion.plan.batch=3", "diffusion.plan.save=7", "diffusion.plan.preview=15"),
-    *("defaults.steps=1", "defaults.guidance=1.0"),
-]
-
-
-def test_a_killed_process_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGKILL at a random moment after the first step, then `--resume`, against a run that nothing happened to."""
-    home, expected = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(model_folder.__file__).resolve().parents[2]),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # another number would round otherwise
-    }
-    command = [sys.executable, "-m", "sfumato.cli.main", "train", "emoji", "--data", data, "--out", home, "--set"]
-    with subprocess.Popen([*command, *CHANGES], env=environment, stderr=subprocess.PIPE) as process:
-        log = home / "first-stage" / "metrics.jsonl"
-        while process.poll() is None and not (log.exists() and log.stat().st_size):
-            time.sleep(0.01)
-        moment = random.SystemRandom().uniform(0, 1)
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()[1].decode()
-    assert process.returncode in (-signal.SIGKILL, 0), said
-    reached = sorted(str(p.relative_to(home)) for p in home.glob("*/step-*"))
-
-    assert main(["train", "emoji", "--out", str(home), "--resume"]) == 0, capsys.readouterr().err
-    settings = TextToImage.model_validate(json.loads((home / "config.json").read_text())["settings"])
-    assert (settings.name, settings.diffusion.plan.steps) == ("run", 20)
-    list(run(settings, emoji.material(data, 16), expected))
-    model, others = ((p / "model") for p in (home, expected))
-    names = ["ema.safetensors", "model.json", "tokenizer.json"]
-    assert sorted(p.name for p in model.iterdir()) == names
-    different = [name for name in names if (model / name).read_bytes() != (others / name).read_bytes()]
-    assert different == [], f"killed after {moment:.3f} s, at {reached}"
-    assert lines(home, "first stage") == list(range(1, 11))
-    assert lines(home, "diffusion") == list(range(1, 21))

@@ -18,41 +18,58 @@ def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
 def file(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
     """A temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
-    Folders above it are made. With `new`, FileExistsError if there is a file at `path` by then, whoever made it.
+    Folders above it are made. With `new`, FileExistsError if there is a file at `path` by then, whoever made it. An
+    OSError, of a full disk for instance, names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as written:
-            yield written
-            written.flush()
-            os.fsync(written.fileno())
-        if not (new and _linked(beside, path)):
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync(path.parent)
+    with _named(path):
+        try:
+            with beside.open("wb") as written:
+                yield written
+                written.flush()
+                os.fsync(written.fileno())
+            if not (new and _linked(beside, path)):
+                beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    An OSError names a file, or the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
+    with _named(path):
+        try:
+            yield beside
+            for file in beside.rglob("*"):
+                _sync(file)
+            if path.exists():
+                path.replace(old)
+            beside.replace(path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        _sync(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError that names no file, as those of a full disk do not, names this one."""
     try:
-        yield beside
-        for file in beside.rglob("*"):
-            _sync(file)
-        if path.exists():
-            path.replace(old)
-        beside.replace(path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_writable(folder: Path) -> None:

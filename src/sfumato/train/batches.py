@@ -11,8 +11,12 @@ from sfumato.diffusion.noise import permutation
 def indices(step: int, *, batch: int, n: int, seed: int) -> Tensor:
     """Indices (batch,) of step 0, 1, ... in a data set of `n`: epoch after epoch, each in an order of its own."""
     places = torch.arange(step * batch, (step + 1) * batch)
-    orders = {int(e): _order(n, seed, int(e)) for e in (places // n).unique()}
-    return torch.stack([orders[int(p // n)][p % n] for p in places])
+    epochs = places // n
+    found = torch.empty_like(places)
+    for epoch in epochs.unique().tolist():
+        here = epochs == epoch
+        found[here] = _order(n, seed, epoch)[places[here] % n]
+    return found
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from sfumato.diffusion.noise import Address
 from sfumato.outcome import Outcome
+from sfumato.train.ahead import ahead
 from sfumato.train.state import State
 
+NAMED = 8  # samples of a bad batch, at most, that a message names
 PATIENCE = 3  # steps in a row that may go wrong
 
 Batch = Mapping[str, Tensor]
@@ -65,16 +68,23 @@ def fit(phases: Phase | Sequence[Phase], batches: Batches) -> Iterator[Progress]
     `state.skipped`; three in a row raise FloatingPointError.
     """
     phases = [phases] if isinstance(phases, Phase) else phases
+    plan, first = phases[0].state.plan, phases[0].state
+    with closing(ahead(batches, range(first.step, plan.steps), workers=plan.workers)) as found:
+        yield from _steps(phases, found)
+
+
+def _steps(phases: Sequence[Phase], found: Iterator[Batch]) -> Iterator[Progress]:
     first = phases[0].state
     plan, device = first.plan, next(first.module.parameters()).device
     while first.step < plan.steps:
         began = time.perf_counter()
-        batch = {k: v.to(device) for k, v in batches(first.step).items()}
+        batch = {k: v.to(device) for k, v in next(found).items()}
         at = Address.of(plan.seed, batch["index"].cpu(), first.step)
         losses, norm, finite = _gradients(phases, batch, at)
         if not finite and first.row + 1 == PATIENCE:
             raise FloatingPointError(
-                f"the loss or its gradient was not finite three times in a row, at step {first.step}"
+                f"the loss or its gradient was not finite three times in a row, at step {first.step} "
+                f"(samples {_named(batch['index'])})"
             )
         rate = plan.rate_at(first.step)
         first.skipped += not finite
@@ -114,6 +124,11 @@ def _gradients(phases: Sequence[Phase], batch: Batch, at: Address) -> tuple[dict
             return losses, norms[0], False
         batch = {**batch, **outcome.made}
     return losses, norms[0] if norms else 0.0, True
+
+
+def _named(index: Tensor) -> str:
+    """The first few of a batch."""
+    return ", ".join([*map(str, index[:NAMED].tolist()), *(["..."] if len(index) > NAMED else [])])
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_WORKERS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -21,12 +23,14 @@ class Plan:
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     save: int = 500  # steps between checkpoints
+    keep: int = 2  # checkpoints, the newest
     preview: int = 500  # steps between previews
+    workers: int = 0  # threads that prepare the batches of the next steps; none changes a result
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save", "preview"):
+        for name in ("steps", "batch", "save", "keep", "preview"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name, good, need in (
@@ -37,6 +41,7 @@ class Plan:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("clip", self.clip > 0, "positive"),
             ("ema", 0 <= self.ema < 1, "at least 0 and below 1"),
+            ("workers", 0 <= self.workers <= MOST_WORKERS, f"from 0 to {MOST_WORKERS}"),
             ("seed", 0 <= self.seed < 2**64, "from 0 to 2^64 - 1"),
         ):
             if not good:

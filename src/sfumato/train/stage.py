@@ -1,19 +1,32 @@
 """One stage of a run with its files: a line of metrics a step, checkpoints, and where to go on after a stop."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from torch import Tensor
 
 from sfumato.io import atomic, checkpoint
-from sfumato.train.fit import Batches, Phase, Progress, Said, fit
+from sfumato.io.checkpoint import Keeping
+from sfumato.train import stop
+from sfumato.train.fit import Batches, Phase, Progress, fit
 from sfumato.train.state import under
+from sfumato.train.stop import Stopped
 from sfumato.train.watch import TREND, Watch
 
 METRICS = "metrics.jsonl"
 ROLLBACKS = "rollbacks.jsonl"
+WATCH = "watch."  # what it remembers has this before its names
+BLOCK = 2**16  # bytes of the log that are read at once
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,20 @@ class Remedy:
     applied: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """What is saved, and where."""
+
+    phases: Sequence[Phase]
+    home: Path
+    watch: Watch | None
+    keeping: Keeping
+
+    @property
+    def step(self) -> int:
+        return self.phases[0].state.step
+
+
 def train(
     phases: Phase | Sequence[Phase],
     batches: Batches,
@@ -40,29 +67,41 @@ def train(
     *,
     watch: Callable[[], Watch] | None = None,
     remedy: Remedy | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> Iterator[Progress | Rollback]:
-    """`fit`, from the newest checkpoint in `home` on if there is one, saved each `plan.save` steps and at the end.
+    """`fit`, from the newest checkpoint in `home` on, saved each `plan.save` steps and at the end.
+
+    Where there is no checkpoint, `begin` is called first: it may change the first weights. ValueError if there are
+    some and none is good; OSError, with the last good one as it was, if one cannot be written.
 
     A stage that was finished yields nothing. One that goes wrong, as `watch` or `fit` find, raises FloatingPointError
     with the cause; with a `remedy` that has not been applied it goes back first, to a checkpoint from before that
-    began where there is one, and on from there.
+    began where there is one, and on from there. One that is asked to stop (stop.py) is saved first.
     """
     phases = [phases] if isinstance(phases, Phase) else phases
+    plan = phases[0].state.plan
+    keeping = Keeping(plan.keep, planned=plan.save, trend=TREND if remedy else 0)
+    stage = _Stage(phases, home, watch() if watch else None, keeping)
     home.mkdir(parents=True, exist_ok=True)
-    _restore(phases, home)
+    checkpoint.mend(home)
+    if not _restore(stage):
+        checkpoint.check_none(home)
+        if begin is not None:
+            begin()
+            phases[0].state.ema.follow()
     while True:
         try:
-            yield from _steps(phases, batches, home, watch() if watch else None)
+            yield from _steps(stage, batches)
             return
         except FloatingPointError as error:
-            at = phases[0].state.step
-            if remedy is None or remedy.applied() or not _restore(phases, home, until=at - TREND):
+            at = stage.step
+            if remedy is None or remedy.applied() or not _restore(stage, before=at - TREND):
                 raise
             remedy.apply()
-            checkpoint.forget(home, after=phases[0].state.step)
-            rollback = Rollback(at, phases[0].state.step, str(error))
+            checkpoint.forget(home, after=stage.step)
+            rollback = Rollback(at, stage.step, str(error))
             _note(home / ROLLBACKS, rollback)  # before it is saved: after a kill in between all of this is done again
-            _save(phases, home)
+            _save(stage)
             yield rollback
 
 
@@ -72,43 +111,67 @@ def rollbacks(home: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
-def _steps(phases: Sequence[Phase], batches: Batches, home: Path, watch: Watch | None) -> Iterator[Progress]:
-    metrics, plan = home / METRICS, phases[0].state.plan
-    for line in _kept(metrics, phases[0].state.step):
-        if watch:
-            watch.see(line)
-    with metrics.open("a", encoding="utf-8") as log:
-        for progress in fit(phases, batches):
-            log.write(json.dumps(_line(progress)) + "\n")
-            log.flush()
-            wrong = watch.see(progress.losses) if watch else None
+def _steps(stage: _Stage, batches: Batches) -> Iterator[Progress]:
+    metrics, plan = stage.home / METRICS, stage.phases[0].state.plan
+    _cut(metrics, stage.step)
+    with metrics.open("ab", buffering=0) as log, stop.awaited():
+        for progress in fit(stage.phases, batches):
+            _append(log, json.dumps(_line(progress)).encode() + b"\n", stage.home)
+            wrong = stage.watch.see(progress.losses) if stage.watch else None
             if wrong:
                 raise FloatingPointError(f"{wrong}, at step {progress.step}")
-            if progress.every(plan.save):
-                _save(phases, home)
+            saved = progress.every(plan.save)
+            if saved:
+                _save(stage, log)
             yield progress
+            if stop.asked():
+                if not saved:
+                    _save(stage, log)
+                raise Stopped(progress.step)
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------
-def _save(phases: Sequence[Phase], home: Path) -> None:
+def _save(stage: _Stage, log: FileIO | None = None) -> None:
+    if log:
+        os.fsync(log.fileno())  # so that no checkpoint is ahead of the log
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, int] = {}
-    for prefix, phase in zip(_prefixes(phases), phases, strict=True):
+    for prefix, phase in zip(_prefixes(stage.phases), stage.phases, strict=True):
         tensors |= {prefix + k: v for k, v in phase.state.tensors().items()}
         numbers |= {prefix + k: v for k, v in phase.state.numbers().items()}
-    checkpoint.save(home, phases[0].state.step, tensors, numbers)
+    if stage.watch:
+        tensors |= {WATCH + k: v for k, v in stage.watch.tensors().items()}
+    checkpoint.save(stage.home, stage.step, tensors, numbers, stage.keeping)
 
 
-def _restore(phases: Sequence[Phase], home: Path, until: int | None = None) -> bool:
-    """Whether there was a checkpoint to go on from."""
-    found = checkpoint.latest(home, until=until)
+def _restore(stage: _Stage, before: int | None = None) -> bool:
+    """Whether there was a checkpoint to go on from; with `before`, one to go back to."""
+
+    def fits(step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> bool:
+        *own, watched = _parts(stage, tensors)
+        alike = all(
+            phase.state.fits(mine, said) and said["step"] == step
+            for phase, mine, said in zip(stage.phases, own, _parts(stage, numbers), strict=False)
+        )
+        return alike and (stage.watch.fits(watched) if stage.watch else not watched)
+
+    home = stage.home
+    found = checkpoint.latest(home, fits) if before is None else checkpoint.before(home, before, stage.keeping, fits)
     if found is None:
         return False
-    tensors, numbers = found
-    for prefix, phase in zip(_prefixes(phases), phases, strict=True):
-        own = {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
-        phase.state.load(under(prefix, tensors), own)
+    *own, watched = _parts(stage, found[0])
+    for phase, mine, numbers in zip(stage.phases, own, _parts(stage, found[1]), strict=False):
+        phase.state.load(mine, numbers)
+    if stage.watch:
+        stage.watch.load(watched)
     return True
+
+
+def _parts(stage: _Stage, saved: Mapping[str, T]) -> list[dict[str, T]]:
+    """What was saved of each phase, and last of the watch."""
+    later = [*_prefixes(stage.phases)[1:], WATCH]
+    first = {k: v for k, v in saved.items() if not k.startswith(tuple(later))}
+    return [first, *(under(prefix, saved) for prefix in later)]
 
 
 def _prefixes(phases: Sequence[Phase]) -> list[str]:
@@ -120,22 +183,45 @@ def _line(p: Progress) -> dict[str, object]:
     return {"step": p.step, **p.losses, "rate": p.rate, "norm": p.norm, "seconds": p.seconds, "images": p.images}
 
 
-def _kept(metrics: Path, step: int) -> list[dict[str, Said]]:
-    """The lines up to this step, from a file that has no others any more: later steps will be done again."""
-    if not metrics.exists():
-        return []
-    kept, texts = [], []
-    for text in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-            done = line["step"]
-        except (ValueError, KeyError, TypeError):
-            continue  # the line that a kill cut short
-        if done <= step:
-            kept.append(line)
-            texts.append(text + "\n")
-    atomic.write_bytes(metrics, "".join(texts).encode())
-    return kept
+def _append(log: FileIO, line: bytes, home: Path) -> None:
+    try:
+        while line:
+            line = line[log.write(line) :]
+    except OSError as error:
+        raise checkpoint.failed(home, METRICS, error) from None
+
+
+def _cut(metrics: Path, step: int) -> None:
+    """Let the log end with the line of this step: later ones will be done again, and a kill may have cut the last."""
+    if metrics.exists():
+        with metrics.open("r+b") as log:
+            log.truncate(_end(log, step))
+
+
+def _end(log: BinaryIO, step: int) -> int:
+    """Where the last line of a step up to this one ends; read from the end."""
+    begin = end = log.seek(0, os.SEEK_END)
+    text = b""
+    while begin > 0 and step > 0:
+        begin -= (size := min(max(BLOCK, len(text)), begin))
+        log.seek(begin)
+        text = log.read(size) + text
+        first, *lines = _LINE.findall(text)
+        for line in reversed(lines if begin else [first, *lines]):
+            if _done(line) <= step:
+                return end
+            end -= len(line)
+        text = first
+    return 0
+
+
+def _done(line: bytes) -> float:
+    """The step of a line; of one that is not whole, or no line of ours, one that is never reached."""
+    try:
+        said = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return math.inf
+    return said if type(said) is int else math.inf
 
 
 def _note(path: Path, rollback: Rollback) -> None:

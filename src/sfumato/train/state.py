@@ -1,12 +1,15 @@
 """All that changes while training: weights, their average, the optimiser's moments, and the step."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.train.ema import Ema
 from sfumato.train.plan import Plan
+
+T = TypeVar("T")
 
 
 class State:
@@ -62,6 +65,20 @@ class State:
         row = {"row": self.row} if self.row else {}
         return {"step": self.step, "skipped": self.skipped, **row, **updates}
 
+    def fits(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> bool:
+        """Whether they are of a state like this one, by names, shapes and types: nothing else can be loaded."""
+        like = {name: v for name, v in self.tensors().items() if not name.startswith("optimizer.")}
+        for name, p in self.module.named_parameters():
+            if any(key.startswith(f"optimizer.{name}.") for key in tensors):
+                moments = {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}
+                like |= {f"optimizer.{name}.{key}": v for key, v in moments.items()}
+        alike = like.keys() == tensors.keys() and all(
+            (v.shape, v.dtype) == (tensors[name].shape, tensors[name].dtype) for name, v in like.items()
+        )
+        must = self.numbers().keys() | {"row"}
+        whole = all(type(n) is int and n >= 0 for n in numbers.values())
+        return alike and whole and must - {"row"} <= numbers.keys() <= must
+
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Continue from what `tensors` and `numbers` gave."""
         self.module.load_state_dict(under("module.", tensors))
@@ -78,6 +95,6 @@ class State:
         self.row = numbers.get("row", 0)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, named: Mapping[str, T]) -> dict[str, T]:
     """Those whose names begin with `prefix`, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}

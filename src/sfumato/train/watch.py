@@ -4,13 +4,16 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from sfumato.train.fit import Said
 
 TREND = 100  # steps that agree
 
 
 class Watch:
-    """Looks at what each step logged; a function of the log alone, so a resumed run judges as an uninterrupted one.
+    """Looks at what each step logged; what it remembers is saved, so a resumed run judges as an uninterrupted one.
 
     The reconstruction may not become `worse` times as bad as it was at its best; the weight of the adversary may not
     stay at its `limit`; the critic may not be right everywhere, for then its gradient says nothing.
@@ -44,6 +47,23 @@ class Watch:
                 "every patch apart, and its gradient says nothing"
             )
         return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers, in float64: what the log said, to the bit."""
+        kept = {"errors": list(self._errors), "weights": list(self._weights), "critic": list(self._critic)}
+        return {name: torch.tensor(v, dtype=torch.float64) for name, v in {**kept, "best": [self._best]}.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` gave, and nothing else; they may be empty."""
+        for name, kept in (("errors", self._errors), ("weights", self._weights), ("critic", self._critic)):
+            kept.clear()
+            kept.extend(tensors[name].tolist() if tensors else [])
+        self._best = tensors["best"].item() if tensors else math.inf
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether it can remember this."""
+        rows = all(v.dtype == torch.float64 and v.ndim == 1 for v in tensors.values())
+        return not tensors or (rows and tensors.keys() == self.tensors().keys() and len(tensors["best"]) == 1)
 
 
 def _full(values: deque[float]) -> bool:
