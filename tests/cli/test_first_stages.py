@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,12 @@ from PIL import Image
 import files
 from fill import inp
 from quick import features_are_means
-from sfumato.cli import first_stages
+from sfumato.cli import first_stages, reconstruct
 from sfumato.evaluate.contact import contact_sheet
 from sfumato.evaluate.first_stage import likeness
-from sfumato.evaluate.reconstruction import as_saved, error_map, mean_psnr, reconstructed
+from sfumato.evaluate.reconstruction import as_saved, error_map, mean_psnr, operations, reconstructed
 from sfumato.io import feature_networks, opening, pictures
+from sfumato.nets.lpips import Lpips
 
 
 @pytest.fixture
@@ -179,6 +183,94 @@ def test_reconstructions_as_json_and_of_a_size(sfumato: Run, home: Path) -> None
     assert inside["psnr"] == one["psnr"]
 
 
+def test_a_picture_that_takes_a_while_is_said_beforehand(
+    sfumato: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sizes that take less, the largest is named; where none does, none is."""
+    work = operations(opening.load("emoji").model.first_stage)
+    monkeypatch.setattr(reconstruct, "QUICKER", (64, 32, 16))
+    given = ("reconstruct", folder / "1.png", "init.png")
+    monkeypatch.setattr(reconstruct, "LONG", work.of(32, 40) - 1)
+    said = sfumato(*given)
+    assert (said.code, said.err) == (0, f"{folder / '1.png'} at 40x32 takes a while; --size 32 is quicker\n")
+    monkeypatch.setattr(reconstruct, "LONG", work.of(16, 16))
+    assert sfumato(*given).err == f"{folder / '1.png'} at 40x32 takes a while; --size 16 is quicker\n"
+    assert sfumato(*given, "--size", 16).err == ""
+    monkeypatch.setattr(reconstruct, "LONG", 1)
+    assert sfumato(*given, "--size", 20).err.splitlines()[1] == "init.png at 20x20 takes a while"
+    monkeypatch.setattr(reconstruct, "LONG", work.of(32, 40))
+    assert sfumato(*given).err == ""
+
+
+class Screen(io.StringIO):
+    """What a person watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_who_watches_sees_which_file_is_on(sfumato: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("reconstruct", "init.png", "wide.png")
+    known = sfumato(*given, "--out", "a").out
+    for asked, seen in ((given, True), (given[:2], False)):
+        monkeypatch.setattr(sys, "stderr", screen := Screen())
+        said = sfumato(*asked, "--out", "b" if seen else "c")
+        assert all((name in screen.getvalue()) == seen for name in asked[1:])
+        assert said.out.splitlines()[0] == known.splitlines()[0].replace("a/", "b/" if seen else "c/")
+
+
+NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_picture_is_kept_though_it_cannot_be_measured(
+    sfumato: Run, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("reconstruct", folder / "1.png", "--json")
+    whole = json.loads(sfumato(*given, "--out", "whole").out)["pictures"][0]
+    monkeypatch.setattr(Lpips, "forward", raising(NO_MEMORY))
+    said = sfumato(*given, "--out", "a")
+    assert said.code == 0, said
+    assert said.err == f"{folder / '1.png'}: there is not enough memory for LPIPS; a/1.png is written without\n"
+    (found,) = json.loads(said.out)["pictures"]
+    assert found == whole | {"out": "a/1.png", "lpips": None}
+    inside = pictures.parameters_of(home / "a/1.png")
+    assert {name: inside[name] for name in ("psnr", "ssim", "lpips")} == {
+        "psnr": whole["psnr"],
+        "ssim": whole["ssim"],
+        "lpips": None,
+    }
+    assert torch.equal(pictures.read(home / "a/1.png"), pictures.read(home / "whole/1.png"))
+    monkeypatch.setattr(Lpips, "forward", raising(KeyboardInterrupt()))  # a process that is ended has no time to write
+    assert sfumato(*given, "--out", "b").code == 130
+    assert torch.equal(pictures.read(home / "b/1.png"), pictures.read(home / "whole/1.png"))
+    assert pictures.parameters_of(home / "b/1.png")["psnr"] is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_memory_is_said_of_the_picture(sfumato: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruct, "reconstructed", raising(NO_MEMORY))
+        said = sfumato("reconstruct", "wide.png")
+        line = "sfumato: failed: there is not enough memory for wide.png at 24x16; a smaller --size needs less\n"
+        assert (said.code, said.out, said.err) == (1, "", line)
+        patch.setattr(reconstruct, "reconstructed", raising(RuntimeError("shapes do not match")))
+        assert sfumato("reconstruct", "wide.png").err == "sfumato: failed: shapes do not match\n"
+    monkeypatch.setattr(pictures, "on_white", raising(MemoryError()))
+    said = sfumato("reconstruct", "wide.png", "init.png")
+    line = "sfumato: failed: wide.png: there is not enough memory for a picture of 24 x 16\n"
+    assert (said.code, said.out, said.err) == (1, "", line)
+    assert not (home / "reconstructions").exists()
+    said = sfumato(*FIRST, "--data", "bare")
+    assert (said.code, said.err.count("damaged"), said.err.count("\n")) == (1, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -186,6 +278,20 @@ def test_reconstructions_as_json_and_of_a_size(sfumato: Run, home: Path) -> None
         ((*FIRST, "--data", "run"), "run: no pictures in here"),
         ((*FIRST, "--size", "30"), "size 30 does not fit this first stage; it must divide by 4 (near: 32)"),
         ((*FIRST, "--size", "0"), "size 0 does not fit this first stage; it must divide by 4 (near: 4)"),
+        ((*FIRST, "--size", "4100"), "size 4100 is out of range; a side has 1 to 4096 pixels"),
+        ((*FIRST, "--seed", "-1"), "seed is -1; it must be 0 to 2^64 - 1"),
+        ((*FIRST, "--seed", f"{2**64}"), "seed is 18446744073709551616; it must be 0 to 2^64 - 1"),
+        (("evaluate", "--seed", "-1"), "seed is -1; it must be 0 to 2^64 - 1"),
+        (
+            ("evaluate", "--seed", f"{2**64 - 9}", "--n", "10"),
+            "that of the last of 10 pictures would not be below 2^64",
+        ),
+        ((*FIRST, "--out", "bare"), "bare is a folder; name a file"),
+        ((*FIRST, "--sheet", "folder.png"), "folder.png is a folder; name a file"),
+        ((*FIRST, "--sheet", "x.jpg"), "x.jpg does not end in .png; the sheet is a PNG"),
+        (("evaluate", "--sheet", "folder.png"), "folder.png is a folder; name a file"),
+        (("evaluate", "--sheet", "x.jpg"), "x.jpg does not end in .png; the sheet is a PNG"),
+        (("evaluate", "--sheet", "empty.txt/x.png"), "empty.txt is a file; choose another place"),
         ((*FIRST, "--n", "1"), "n is 1; at least two pictures are needed"),
         ((*FIRST, "--data", "bare"), "1 pictures can be read, and at least 2 are needed"),
         ((*FIRST, "--out", "empty.txt/x.json"), "empty.txt is a file; choose another place"),
@@ -199,6 +305,8 @@ def test_reconstructions_as_json_and_of_a_size(sfumato: Run, home: Path) -> None
         (("reconstruct",), "FILE is missing; name the pictures to reconstruct"),
         (("reconstruct", "nowhere.png"), "none of the 1 pictures can be used; the first is nowhere.png cannot be open"),
         (("reconstruct", "not-a-picture.png"), "not-a-picture.png: not a picture of a known kind"),
+        (("reconstruct", "wide.png", "--size", "0"), "size 0 is out of range; a side has 1 to 4096 pixels"),
+        (("reconstruct", "wide.png", "--size", "4097"), "size 4097 is out of range; a side has 1 to 4096 pixels"),
         (("reconstruct", "wide.png", "--size", "3"), "wide.png is 3x3; this first stage needs 4 pixels each way"),
         (("reconstruct", "wide.png", "--vae", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("reconstruct", "wide.png", "--out", "empty.txt"), "empty.txt is a file; choose another place"),
@@ -207,6 +315,7 @@ def test_reconstructions_as_json_and_of_a_size(sfumato: Run, home: Path) -> None
 )
 @pytest.mark.usefixtures("quick")
 def test_a_refusal_is_a_line(sfumato: Run, home: Path, arguments: tuple[str, ...], said: str) -> None:
+    (home / "folder.png").mkdir()
     before = sorted(home.rglob("*"))
     assert said in refused(sfumato(*arguments))
     assert sorted(home.rglob("*")) == before

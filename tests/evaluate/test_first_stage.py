@@ -13,7 +13,8 @@ from torch import Tensor
 import tiny
 from fill import inp
 from sfumato.data import Sample
-from sfumato.evaluate.first_stage import KEPT, FirstStageMeasure, FirstStageScore, likeness, measure
+from sfumato.evaluate import first_stage
+from sfumato.evaluate.first_stage import KEPT, FirstStageMeasure, FirstStageScore, likeness, likeness_of_one, measure
 from sfumato.evaluate.reconstruction import as_saved, bicubic, error_map
 from sfumato.evaluate.ssim import ssim
 from sfumato.io import pictures
@@ -205,6 +206,29 @@ def test_what_small_pictures_do_not_have(lpips: Lpips) -> None:
     text = json.dumps(score.as_dict(), allow_nan=False)
     assert json.loads(text)["stage"]["lpips"] is None
     assert "inputs" not in text
+
+
+NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), NO_MEMORY])
+def test_what_there_is_no_memory_for_is_none(lpips: Lpips, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    x = all_of(Pictures(1))
+    y = as_saved(x + 0.1)
+    known = dict(zip(("psnr", "ssim", "lpips"), likeness(y, x, lpips)[0].tolist(), strict=True))
+    assert likeness_of_one(y, x, lpips) == (known, [])
+    small = likeness_of_one(y[..., :12, :12], x[..., :12, :12], lpips)
+    assert (small[0]["lpips"], small[1]) == (None, [])
+    monkeypatch.setattr(lpips, "forward", fail)
+    assert likeness_of_one(y, x, lpips) == (known | {"lpips": None}, ["lpips"])
+    monkeypatch.setattr(first_stage, "ssim", fail)
+    assert likeness_of_one(y, x, lpips) == (known | {"ssim": None, "lpips": None}, ["ssim", "lpips"])
+    monkeypatch.setattr(first_stage, "ssim", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        likeness_of_one(y, x, lpips)
 
 
 def test_bicubic_scaling_keeps_what_is_smooth() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fill import inp
-from sfumato.evaluate.ssim import C1, C2, ssim
+from sfumato.evaluate import ssim as module
+from sfumato.evaluate.ssim import C1, C2, ROWS, WINDOW, ssim
 
 SCIKIT_IMAGE = {  # 0.26.0: structural_similarity(.., channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
     # use_sample_covariance=False) of the rule's pictures, float64
@@ -65,6 +69,37 @@ def test_the_negative_of_a_picture_around_grey_is_its_opposite() -> None:
     picture = (0.9 * board)[None, None].expand(1, 3, 64, 64)
     v = (0.9 / 2) ** 2
     assert ssim(picture, -picture).item() == pytest.approx((C2 - 2 * v) / (C2 + 2 * v), abs=1e-3)
+
+
+@pytest.mark.parametrize("long", [ROWS + WINDOW - 2, ROWS + WINDOW - 1, ROWS + WINDOW, 2 * ROWS + WINDOW - 1, 250])
+def test_strips_are_the_whole(long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever side is long, and where strips begin and end: by one strip of all rows, but for rounding."""
+    a, b = (0.5 * inp(name, 2, 3, long, 13).clamp(-1, 1) for name in ("a", "b"))
+    strips = ssim(a, b), ssim(a.mT, b.mT)
+    monkeypatch.setattr(module, "ROWS", long)
+    for found in strips:
+        torch.testing.assert_close(found, ssim(a, b), rtol=0, atol=1e-14)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that an operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        if isinstance(out, Tensor) and out.untyped_storage().data_ptr() not in given:  # no view
+            self.numel = max(self.numel, out.numel())
+        return out
+
+
+def test_memory_does_not_grow_with_the_longer_side() -> None:
+    a = inp("a", 1, 3, 12, 1000).clamp(-1, 1)
+    for x in (a, a.mT):
+        with Largest() as largest:
+            ssim(x, x)
+        assert largest.numel == 3 * 12 * (ROWS + WINDOW - 1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 64), (64, 10)])

@@ -10,11 +10,11 @@ import torch
 
 from sfumato.evaluate.codebook import Usage
 from sfumato.evaluate.first_stage import FirstStageScore, Latent, Quality
-from sfumato.evaluate.verdict import Finding, verdict
+from sfumato.evaluate.verdict import Finding, previews, verdict
 
 NONE = torch.zeros(0, 3, 8, 8)
 GOOD = FirstStageScore(
-    n=10,
+    n=20,
     skipped=(),
     factor=4,
     features="means",
@@ -35,13 +35,14 @@ def poor(score: FirstStageScore) -> list[int]:
     return [i for i, finding in enumerate(verdict(score)) if not finding.good]
 
 
-PSNR, LPIPS, CODES, CHANNELS, SPREAD = range(5)
+PSNR, LPIPS, FEATURES, CODES, CHANNELS, SPREAD = range(6)
 
 
 def test_what_is_good() -> None:
     assert [f.text for f in verdict(GOOD)] == [
         "PSNR 30.00 dB; bicubic scaling by 4 and back gives 25.00 dB",
-        "LPIPS 0.1000, 75% better than bicubic's 0.4000",
+        "LPIPS 0.1000, 75% better than bicubic's 0.4000 (wanted: 50%)",
+        "features at a distance of 1.00; bicubic's are at 2.00 (wanted: 75% of that)",
         "800 of 1,000 codes in use, perplexity 700",
         "all 2 channels of the latent carry something",
         "latents have deviation 1.000 and mean +0.000 (wanted: 1 and 0)",
@@ -53,7 +54,8 @@ def test_what_is_good() -> None:
     ("good", "bad", "which"),
     [
         ({"stage": {"psnr": 25.0}}, {"stage": {"psnr": 24.999}}, PSNR),
-        ({"stage": {"lpips": 0.399}}, {"stage": {"lpips": 0.4}}, LPIPS),
+        ({"stage": {"lpips": 0.2}}, {"stage": {"lpips": 0.201}}, LPIPS),
+        ({"stage": {"rfd": 1.5}}, {"stage": {"rfd": 1.501}}, FEATURES),
         ({"codebook": {"share": 0.5}}, {"codebook": {"share": 0.499}}, CODES),
         ({"latent": {"std": (1.2, 0.1)}}, {"latent": {"std": (1.2, 0.099)}}, CHANNELS),
         ({"latent": {"kl": (0.1, 3.0)}}, {"latent": {"kl": (0.099, 3.0)}}, CHANNELS),
@@ -78,7 +80,10 @@ def test_silent_channels_are_named() -> None:
 
 
 def test_worse_is_said_as_worse() -> None:
-    assert texts(changed(stage={"lpips": 0.5}))[LPIPS].text == "LPIPS 0.5000, 25% worse than bicubic's 0.4000"
+    assert (
+        texts(changed(stage={"lpips": 0.5}))[LPIPS].text
+        == "LPIPS 0.5000, 25% worse than bicubic's 0.4000 (wanted: 50%)"
+    )
 
 
 def test_pictures_of_one_colour_leave_nothing_to_compare() -> None:
@@ -86,11 +91,30 @@ def test_pictures_of_one_colour_leave_nothing_to_compare() -> None:
     for mine in (0.0, 0.2):
         found = texts(changed(stage={"lpips": mine}, bicubic={"lpips": 0.0}))[LPIPS]
         assert not found.good
-        assert found.text == f"LPIPS {mine:.4f}, bicubic's 0.0000"
+        assert found.text == f"LPIPS {mine:.4f}, bicubic's 0.0000 (wanted: 50%)"
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
     score = changed(stage={"lpips": None}, bicubic={"lpips": None}, latent={"kl": None})
     found = texts(replace(score, codebook=None))
-    assert [f.text.split()[0] for f in found] == ["PSNR", "all", "latents"]
+    assert [f.text.split()[0] for f in found] == ["PSNR", "features", "all", "latents"]
     assert all(f.good for f in found)
+
+
+def test_too_few_pictures_are_too_few() -> None:
+    *others, last = texts(replace(GOOD, n=19))
+    assert all(f.good for f in others)
+    assert last == Finding(False, "19 pictures are too few to judge by; it takes 20")
+    assert list(previews(replace(GOOD, n=19), GOOD.stage))[-1] == last
+
+
+def test_a_tiny_decoder_is_held_against_the_large_one() -> None:
+    """And not against what a first stage must be: its latents are the large one's."""
+    large = Quality(33.0, 1.0, 0.95, 0.05, 0.5)
+    spread_out = changed(latent={"overall_std": 5.0, "std": (5.0, 0.0)})
+    assert list(previews(spread_out, large)) == [
+        Finding(True, "PSNR 30.00 dB; the large decoder has 33.00 dB (wanted: 3 dB less at most)"),
+        Finding(True, "LPIPS 0.1000, 75% better than bicubic's 0.4000; the large decoder has 0.0500"),
+    ]
+    assert [f.good for f in previews(changed(stage={"psnr": 29.99}), large)] == [False, True]
+    assert [f.good for f in previews(changed(stage={"lpips": 0.4}), large)] == [True, False]

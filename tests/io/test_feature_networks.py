@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fill import inp, parameter
-from sfumato.evaluate import features
 from sfumato.io import tensors
-from sfumato.io.feature_networks import ALEXNET_FILE, VGG16_FILE, alexnet, perceptual
+from sfumato.io.feature_networks import ALEXNET_FILE, MOBILENET_FILE, VGG16_FILE, alexnet, perceptual
 from sfumato.nets.lpips import ALEXNET, STAGES, VGG16, Lpips, Stage
 
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of convolutions in torchvision's VGG16
@@ -102,8 +101,7 @@ def test_the_smallest_picture_is_the_smallest(stages: int, classifier: Sequence[
 def test_the_bundled_files_are_those_that_the_notice_names() -> None:
     text = (Path(__file__).resolve().parents[2] / "NOTICE").read_text(encoding="utf-8")
     named = dict(re.findall(r"(\w+) +([0-9a-f]{64})$", text, re.MULTILINE))
-    mobilenet = features.HOME / "mobilenet_v2_in1k_fp16.safetensors"
-    assert named == {path.stem: tensors.sha256(path) for path in (ALEXNET_FILE, VGG16_FILE, mobilenet)}
+    assert named == {path.stem: tensors.sha256(path) for path in (ALEXNET_FILE, VGG16_FILE, MOBILENET_FILE)}
 
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]

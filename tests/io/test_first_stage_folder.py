@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +159,26 @@ def test_tensors_that_do_not_fit_are_refused(how: Callable[..., object], said: s
     assert said in refused(tmp_path / "a")
 
 
+DEVIATION, MEAN = "the deviation of its latents is not a positive number", "the mean of its latents is not finite"
+STATISTICS = [
+    *(("std", torch.tensor(value, dtype=torch.float64), DEVIATION) for value in (0.0, -1.7, math.nan, math.inf)),
+    *(("mean", torch.tensor([0, value, 0, 0]).view(1, 4, 1, 1), MEAN) for value in (math.nan, math.inf, -math.inf)),
+]
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "tiny"])
+@pytest.mark.parametrize(("name", "value", "said"), STATISTICS)
+def test_statistics_that_are_none_are_refused(kind: str, name: str, value: Tensor, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    written(folder, SIZES[kind])
+    forged(folder, lambda t: t.update({name: value}))
+    assert refused(folder) == f"{folder / WEIGHTS} is damaged: {said}; copy it again, or train anew"
+    model = opening.load(files.single("sd1", tmp_path / "m.safetensors"), precision="float32").model
+    if kind != "vq":
+        with pytest.raises(ValueError, match=said):
+            first_stages.put(model, folder)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -284,6 +306,115 @@ def test_nothing_there_is_a_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere") as caught:
         first_stages.loaded(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+# Of a model of ours ---------------------------------------------------------------------------------------
+
+PLACES = ["", "model", "model/model.json"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a whole model, as it is when it has ended."""
+    home = tmp_path_factory.mktemp("whole")
+    tiny.folder(home / "model")
+    (home / "config.json").write_text('{"recipe": "emoji", "data": null, "settings": {}}')
+    return home
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_model_of_ours_gives_its_first_stage_wherever_one_is_taken(place: str, whole: Path) -> None:
+    expected = tiny.model().first_stage
+    found = first_stages.loaded(whole / place)
+    same(found.stage, expected)
+    assert (found.name, found.resolution) == ("tiny", 16)
+    size, read_ = first_stages.opened(whole / place)
+    assert size == tiny.CONFIG.first_stage
+    own = weights(expected)
+    stored = read_(found.stage.net, {name: tuple(t.shape) for name, t in own.items()})
+    assert stored.keys() == own.keys()
+    assert all(torch.equal(t, own[name]) for name, t in stored.items())
+    assert first_stages.files_of(whole / place) == [whole / "model" / "ema.safetensors"]
+    other = tiny.model(seed=1)
+    other.first_stage.std.fill_(3.0)
+    first_stages.put(other, whole / place)
+    assert all(torch.equal(t, own[name]) for name, t in weights(other.first_stage).items())
+    assert other.first_stage.std == 3
+
+
+def test_a_bundled_model_is_one_too(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.folder(tmp_path / "emoji")
+    monkeypatch.setattr(model_folder, "BUNDLED", tmp_path)
+    assert first_stages.opened("emoji")[0] == tiny.CONFIG.first_stage
+    assert first_stages.files_of("emoji") == [tmp_path / "emoji" / "ema.safetensors"]
+
+
+def test_a_pipeline_gives_its_first_stage(theirs: Path) -> None:
+    assert first_stages.opened(theirs / "pipe")[0] == files.KL
+    assert first_stages.files_of(theirs / "pipe") == first_stages.files_of(theirs / "pipe" / "vae")
+    expected = opening.load(theirs / "model.safetensors", precision="float32").model
+    model = opening.load(theirs / "model.safetensors", precision="float32").model
+    for t in weights(model.first_stage).values():
+        t.zero_()
+    first_stages.put(model, theirs / "pipe")
+    same(model.first_stage, expected.first_stage)
+
+
+def test_a_model_of_pixels_has_none_to_give(tmp_path: Path) -> None:
+    convert(files.single("adm", tmp_path / "adm.safetensors"), tmp_path / "adm", "sfumato")
+    for take in (first_stages.opened, first_stages.loaded):
+        with pytest.raises(ValueError, match="adm paints pixels and has no first stage"):
+            take(tmp_path / "adm")
+
+
+TAKE: list[Callable[[Path], object]] = [
+    first_stages.opened,
+    first_stages.loaded,
+    opening.opened,
+    lambda path: first_stages.put(tiny.model(), path),
+]
+
+
+@pytest.mark.parametrize("take", TAKE, ids=["opened", "loaded", "model", "put"])
+def test_weights_without_what_they_are_of_are_a_line(take: Callable[[Path], object], whole: Path, folder: Path) -> None:
+    for path in (whole / "model" / "ema.safetensors", folder / WEIGHTS):
+        with pytest.raises(ValueError, match=r"holds the weights alone, and .*; give its folder, ") as caught:
+            take(path)
+        assert str(caught.value).startswith(str(path))
+        assert str(caught.value).endswith(str(path.parent))
+
+
+def test_another_file_beside_a_model_is_what_it_is(whole: Path, theirs: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(whole, tmp_path / "run")) / "model"
+    for name in ("taesd.safetensors", "alone.safetensors"):
+        shutil.copy(theirs / name, home / name)
+        assert first_stages.opened(home / name)[0] == first_stages.opened(theirs / name)[0]
+
+
+@pytest.mark.parametrize("take", TAKE, ids=["opened", "loaded", "model", "put"])
+def test_a_run_that_has_not_ended_is_a_line(take: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"recipe": "kl-f4", "data": null, "settings": {}}')
+    (tmp_path / "first-stage").mkdir()
+    with pytest.raises(ValueError, match="is a run that is not finished; go on with: ") as caught:
+        take(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path} is a run")
+    assert str(caught.value).endswith(f": sfumato train kl-f4 --out {tmp_path} --resume")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"recipe": 3}', "{", "[" * 100_000, '{"recipe": "a\\nb"}'])
+def test_another_configuration_is_no_run(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert model_folder.recipe_of(tmp_path) is None
+    assert "not finished" not in refused(tmp_path)
+
+
+def test_a_first_stage_is_no_model(folder: Path) -> None:
+    for path in (folder, folder / NAME):
+        with pytest.raises(
+            ValueError, match=r"a is a first stage alone: |first_stage.json is a first stage al"
+        ) as caught:
+            opening.opened(path)
+        assert "--vae beside a model, or measure it with evaluate --first-stage" in str(caught.value)
 
 
 # In the place of a model's --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 import shutil
 from collections.abc import Callable
@@ -168,6 +169,15 @@ def test_tensors_that_do_not_fit(copy: Path) -> None:
     assert f"has another shape for tensor '{first}'" in refused(copy, names="ema.safetensors")
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_statistics_that_are_none(copy: Path, value: float) -> None:
+    state = tensors.load(copy / "ema.safetensors")
+    rewrite(copy, state | {"first_stage.std": torch.tensor(value, dtype=torch.float64)})
+    assert "the deviation of its latents is not a positive number" in refused(copy, names="ema.safetensors")
+    rewrite(copy, state | {"first_stage.mean": torch.full((1, 4, 1, 1), math.nan)})
+    assert "the mean of its latents is not finite" in refused(copy, names="ema.safetensors")
+
+
 def test_a_description_of_another_size(copy: Path) -> None:
     edit(copy, lambda t: t["config"]["unet"].update(width=17))
     assert "has another shape for tensor 'denoiser.net." in refused(copy, names="ema.safetensors")
@@ -178,10 +188,13 @@ def part_of(tree: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("part", "key"), [("unet", "width"), ("first_stage", "channels"), ("conditioner.encoder", "dim_head")]
+    ("part", "key", "value"),
+    [("unet", "width", 2**20), ("first_stage", "channels", 2**10), ("conditioner.encoder", "dim_head", 2**20)],
 )
-def test_a_description_of_a_monstrous_size_is_refused_before_it_is_built(copy: Path, part: str, key: str) -> None:
-    edit(copy, lambda t: part_of(t, part).update({key: 2**20}))
+def test_a_description_of_a_monstrous_size_is_refused_before_it_is_built(
+    copy: Path, part: str, key: str, value: int
+) -> None:
+    edit(copy, lambda t: part_of(t, part).update({key: value}))
     assert "numbers, the model that model.json describes" in refused(copy, names="ema.safetensors")
 
 

@@ -64,7 +64,7 @@ def test_a_setting_of_the_loss_chooses_the_slip() -> None:
     net = Autoencoder(SIZE)
     found = {}
     for beta in ("fixed", "legacy"):
-        losses = Losses(absolute=0, perceptual=0, beta=beta)
+        losses = Losses(perceptual=0, beta=beta)
         outcome = Autoencoding(net, None, losses, steps=9)({"image": inp("x", 2, 3, 8, 8)}, Address.of(0, [0, 1]))
         net.zero_grad()
         outcome.loss.backward()

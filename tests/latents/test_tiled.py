@@ -35,9 +35,11 @@ from sfumato.latents.kl import KLFirstStage
 from sfumato.latents.maps import maps
 from sfumato.latents.pixels import Pixels
 from sfumato.latents.tiled import Bounds, scratch_bytes, spared, tiled
+from sfumato.latents.tiny import TinyFirstStage
 from sfumato.latents.vq import VQFirstStage
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.seamless import seamless
+from sfumato.nets.tiny import TinySize
 from sfumato.request import Request
 
 Stage = KLFirstStage | VQFirstStage
@@ -409,10 +411,43 @@ def test_without_networks_there_is_nothing_to_do() -> None:
     assert tiled(pixels) is pixels
 
 
+def lent(size: AutoencoderSize) -> tuple[TinyFirstStage, Stage]:
+    """A tiny decoder, and the large first stage that encodes for it."""
+    large = stage(size, torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        small = TinyFirstStage(TinySize(width=4, blocks=1, latent_channels=3, levels=2, encoder=False), large)
+    return small.eval().requires_grad_(False), large
+
+
+@pytest.mark.parametrize("size", ["published", "vq", "ours"])
+def test_an_encoder_that_is_lent_to_a_tiny_decoder_runs_by_strips(size: str, files: list[Any]) -> None:
+    whole, large = lent(replace(SIZES[size], mult=(1, 2) if SIZES[size].patch == 2 else (1, 2, 2)))
+    x, z = image(large, 3, 4), latent(large, 3, 4)
+    strips = tiled(whole, Bounds(strip=1, map=0))
+    assert type(strips) is TinyFirstStage
+    agree(strips.encode(x, seeded([3])), whole.encode(x, seeded([3])), ROUNDING)
+    assert files
+    assert torch.equal(strips.decode(z), whole.decode(z))
+    assert whole.encoder is large
+    mine = {p.data_ptr() for p in (*whole.parameters(), *whole.buffers())}
+    assert {p.data_ptr() for p in (*strips.parameters(), *strips.buffers())} == mine
+    files.clear()
+    whole.encode(x)
+    assert not files  # the given one is as it was
+
+
+def test_a_tiny_one_without_a_large_one_is_as_it_is() -> None:
+    for encoder in (True, False):
+        alone = TinyFirstStage(TinySize(width=4, blocks=1, encoder=encoder))
+        assert tiled(alone) is alone
+
+
 NO_MEMORY = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("could not create a primitive"),
 ]
 
 
@@ -449,6 +484,14 @@ def test_without_memory_it_is_tried_once_more_by_strips(failing: Any, error: Bas
     assert len(made) == 2
     agree(spared(whole, decode), known, EXACT)
     assert made[2:] == [whole]
+
+
+def test_a_lent_encoder_is_tried_once_more_by_strips(failing: Any) -> None:
+    whole, large = lent(SIZES["published"])
+    x = image(large, 3, 4)
+    known = whole.encode(x)
+    failing(large.net.encoder, NO_MEMORY[2])
+    agree(spared(whole, lambda how: how.encode(x)), known, ROUNDING)
 
 
 def test_other_failures_and_other_stages_are_not_tried_again(failing: Any) -> None:

@@ -9,8 +9,12 @@ from pydantic import ValidationError
 
 import tiny
 from sfumato.diffusion.schedule import SCHEDULES
-from sfumato.models.config import ModelConfig, ScheduleConfig
-from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.models.config import ModelConfig, ScheduleConfig, within_bounds
+from sfumato.models.latent_diffusion import LatentDiffusion, hollowed
+from sfumato.models.published import FIRST_STAGES
+from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
+from sfumato.nets.patchgan import PatchGan, PatchGanSize
+from sfumato.nets.tiny import TinyAutoencoder, TinySize
 
 
 def test_a_description_survives_json() -> None:
@@ -87,6 +91,11 @@ def test_numbers_that_a_schedule_does_not_take(numbers: dict[str, Any], message:
         ("unet.time_scale", float("nan"), "unet.time_scale is nan; it must be positive"),
         ("first_stage.channels", -8, "first_stage.channels is -8; it must be positive"),
         ("conditioner.encoder.heads", 0, "conditioner.encoder.heads is 0; it must be positive"),
+        ("first_stage.image_channels", 1, "first_stage.image_channels is 1; pictures have 3"),
+        ("first_stage.latent_channels", 49, "latent_channels is 49; a linear shortcut at factor 4 gives at most 48"),
+        ("first_stage.channels", 10**7, "first_stage has a layer of 3,600,000,000,000,000 weights; at most 100,000,0"),
+        ("first_stage.z_channels", 10**7, "first_stage has a layer of 2,880,000,000 weights; at most 100,000,000 can"),
+        ("first_stage.patch", 10**4, "first_stage has a layer of 21,600,000,000 weights; at most 100,000,000 can be"),
         ("schedule.kind", "flow", "schedule 'flow' does not take steps"),
         ("resolution", 12, "resolution must divide by 8"),
     ],
@@ -98,6 +107,61 @@ def test_parts_that_do_not_fit_are_refused_before_they_are_built(path: str, valu
     with pytest.raises(ValidationError) as caught:
         ModelConfig.model_validate(tree)
     assert message in caught.value.errors()[0]["msg"]
+
+
+def test_a_linear_shortcut_has_all_components_at_most() -> None:
+    """48 numbers are in a square of 4x4 pixels; 49 channels are no trouble without the shortcut."""
+    at = {"channels": 8, "mult": (1, 2), "blocks": 1, "patch": 2}
+    within_bounds("size", AutoencoderSize(latent_channels=48, shortcut="linear", **at))
+    within_bounds("size", AutoencoderSize(latent_channels=49, **at))
+    with pytest.raises(ValueError, match=r"^size\.latent_channels is 49; .* at factor 4 gives at most 48$"):
+        within_bounds("size", AutoencoderSize(latent_channels=49, shortcut="linear", **at))
+
+
+LAYERS = {
+    "of a level": AutoencoderSize(channels=8, mult=(1, 3), blocks=1),
+    "the first": AutoencoderSize(channels=8, mult=(1,), blocks=1, patch=4),
+    "the last of the encoder": AutoencoderSize(channels=8, mult=(1, 1), blocks=1, latent_channels=50),
+    "the last of a codebook's": AutoencoderSize(channels=8, mult=(1, 2), blocks=1, z_channels=40, codebook=8),
+    "the last of a narrow level": AutoencoderSize(channels=8, mult=(4, 1), blocks=1, z_channels=70),
+    "of the moments": AutoencoderSize(channels=1, mult=(1,), blocks=1, latent_channels=30),
+    "of a narrow latent": AutoencoderSize(channels=2, mult=(1,), blocks=1, latent_channels=30),
+    "the shortcut": AutoencoderSize(channels=4, mult=(1, 1, 1), blocks=1, latent_channels=20, shortcut="linear"),
+    "the codebook": AutoencoderSize(channels=4, mult=(1, 1), blocks=1, latent_channels=2, codebook=1000),
+    **{f"published {name}": FIRST_STAGES[name] for name in FIRST_STAGES},
+    "tiny": TinySize(),
+    "tiny, of a wide latent": TinySize(width=8, latent_channels=16),
+    "tiny, of one channel": TinySize(width=1, latent_channels=1),
+    **{f"critic of {n} layers": PatchGanSize(width=4, layers=n) for n in (1, 2, 3, 5)},
+    "critic of many channels": PatchGanSize(width=1, layers=1, channels=40),
+}
+
+
+@pytest.mark.parametrize("size", LAYERS.values(), ids=LAYERS)
+def test_the_largest_layer_is_known_before_it_is_built(size: AutoencoderSize | TinySize | PatchGanSize) -> None:
+    with hollowed():
+        match size:
+            case PatchGanSize():
+                net = PatchGan(size)
+            case TinySize():
+                net = TinyAutoencoder(size)
+            case AutoencoderSize():
+                net = Autoencoder(size)
+    assert size.largest == max(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (TinySize(width=10**7), "size has a layer of 900,000,000,000,000 weights; at most 100,000,000 can be built"),
+        (TinySize(levels=10**7), "size.levels is 10000000; at most 16 can be built"),
+        (PatchGanSize(width=10**7), "size has a layer of 51,200,000,000,000,000 weights; at most 100,000,000 can be"),
+    ],
+    ids=["tiny", "tiny, levels", "critic"],
+)
+def test_what_there_is_no_memory_for_is_a_line(size: TinySize | PatchGanSize, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        within_bounds("size", size)
 
 
 def test_a_model_without_a_vector_can_be_built() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sfumato.data import Emoji
 from sfumato.evaluate import features
-from sfumato.io import tensors
-from sfumato.io.feature_networks import VGG16_FILE
+from sfumato.io import feature_networks, tensors
+from sfumato.io.feature_networks import MOBILENET_FILE, VGG16_FILE
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.mobilenet import MobileNetV2
 
@@ -28,12 +28,11 @@ def named() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def mobilenet() -> MobileNetV2:
-    return features.mobilenet()
+    return feature_networks.mobilenet()
 
 
 def test_mobilenet_takes_the_bundled_weights_whole() -> None:
-    path = features.HOME / "mobilenet_v2_in1k_fp16.safetensors"
-    weights = tensors.load(path)
+    weights = tensors.load(MOBILENET_FILE)
     own = {k: v.shape for k, v in MobileNetV2().state_dict().items() if not k.endswith("num_batches_tracked")}
     assert own == {k: v.shape for k, v in weights.items()}
     assert sum(v.numel() for k, v in weights.items() if "running" not in k) == 3_504_872  # as torchvision counts

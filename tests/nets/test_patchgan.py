@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fill import inp
-from sfumato.nets.patchgan import PatchGan, PatchGanSize, hinge, hinge_generator, vanilla, vanilla_generator
+from sfumato.nets.patchgan import PatchGan, PatchGanSize, hinge, hinge_generator, vanilla
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, -0.5, 1.0])
 
@@ -62,7 +62,6 @@ def test_losses_have_the_known_values() -> None:
     assert vanilla(REAL, FAKE).item() == pytest.approx(0.63808888, abs=1e-7)
     assert hinge_generator(FAKE).item() == pytest.approx(0.5)
     cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
-    assert vanilla_generator(FAKE).item() == pytest.approx(cross_entropy(FAKE, torch.ones(3)).item())
     both = 0.5 * (cross_entropy(REAL, torch.ones(3)) + cross_entropy(FAKE, torch.zeros(3)))
     assert vanilla(REAL, FAKE).item() == pytest.approx(both.item())
 
@@ -76,10 +75,10 @@ def test_a_critic_that_cannot_tell() -> None:
 
 def test_the_losses_pull_in_opposite_directions() -> None:
     """At logit 0 the generator climbs where the critic pushes fakes down."""
-    for critic, generator in ((hinge, hinge_generator), (vanilla, vanilla_generator)):
+    for critic in (hinge, vanilla):
         fake = torch.zeros(4, requires_grad=True)
         (down,) = torch.autograd.grad(critic(REAL, fake), fake)
-        (up,) = torch.autograd.grad(generator(fake), fake)
+        (up,) = torch.autograd.grad(hinge_generator(fake), fake)
         assert bool((down > 0).all())
         assert bool((up < 0).all())
 

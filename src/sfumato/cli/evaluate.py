@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sfumato.cli.first_stages import Measured, report
+from sfumato.cli.first_stages import Measured, check_files, report
 from sfumato.cli.parse import File, Folder, Int, parse
 from sfumato.data import Emoji, Split, concrete_ids
-from sfumato.evaluate import features
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
 from sfumato.evaluate.reconstruction import mean_psnr
-from sfumato.io import model_folder, opening, pictures
+from sfumato.io import feature_networks, model_folder, opening, pictures
 from sfumato.recipes.emoji import STYLES
 
 CAPTIONS = 200
@@ -61,20 +60,17 @@ class Evaluate:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Evaluate, arguments, verb="evaluate")
+    if not 0 <= asked.seed < 2**64:
+        raise ValueError(f"seed is {asked.seed}; it must be 0 to 2^64 - 1")
     if asked.first_stage:
         what = (asked.model, asked.data, asked.size, asked.n, asked.seed)
         return report(Measured(*what, asked.features, asked.sheet, asked.out, asked.json))
-    for flag in ("data", "size", "features", "out"):
-        if getattr(asked, flag) is not None:
-            raise ValueError(f"--{flag} says nothing without --first-stage; give both or neither")
-    n = CAPTIONS if asked.n is None else asked.n
-    if n < 1:
-        raise ValueError(f"n is {n}; at least one caption is needed")
+    n = _captions(asked)
     loaded = opening.load(asked.model)
     concepts = concrete_ids()
     known = Emoji(split=Split.TRAIN, styles=STYLES, concepts=concepts)
     withheld = Emoji(split=Split.STYLE, styles=STYLES, concepts=concepts)
-    net = features.mobilenet()
+    net = feature_networks.mobilenet()
     gallery = Gallery(Emoji(split="all", styles=STYLES, concepts=known.ids), net)
 
     results: dict[str, Fidelity] = {}
@@ -90,6 +86,20 @@ def run(arguments: Sequence[str]) -> int:
         pictures.save_png(sheet, asked.sheet, {"captions": list(first.captions[:64])})
     _say(asked, results, (quality, len(unseen)), len(known.ids))
     return 0
+
+
+def _captions(asked: Evaluate) -> int:
+    """How many; ValueError if what is asked for makes no sense without --first-stage."""
+    for flag in ("data", "size", "features", "out"):
+        if getattr(asked, flag) is not None:
+            raise ValueError(f"--{flag} says nothing without --first-stage; give both or neither")
+    n = CAPTIONS if asked.n is None else asked.n
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one caption is needed")
+    if asked.seed + n > 2**64:
+        raise ValueError(f"seed is {asked.seed}; that of the last of {n} pictures would not be below 2^64")
+    check_files(sheet=asked.sheet)
+    return n
 
 
 def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:

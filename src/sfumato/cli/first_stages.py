@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sfumato.data import Dataset, Emoji, Folder, Split
+from sfumato.data import Dataset, Emoji, Split, opened
 from sfumato.data.part import Part
 from sfumato.evaluate import features
 from sfumato.evaluate.contact import ROWS, contact_sheet
@@ -21,6 +21,7 @@ from sfumato.evaluate.reconstruction import at_once
 from sfumato.io import atomic, feature_networks, first_stages, pictures
 
 FEW = 8  # channels of which each is named
+LARGEST = 4096  # pixels a side, as in the recipes
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ class Measured:
 
 def report(asked: Measured) -> int:
     """Measure a first stage and say what was found; the exit code."""
-    for path in filter(None, (asked.sheet, asked.out)):
-        atomic.check_writable(path.parent)
+    check_files(sheet=asked.sheet, out=asked.out)
     if asked.n is not None and asked.n < 2:  # noqa: PLR2004
         raise ValueError(f"n is {asked.n}; at least two pictures are needed")
     found = first_stages.loaded(asked.model)
-    size = _size(found.resolution if asked.size is None else asked.size, found.stage.factor)
+    size = fitting(found.resolution if asked.size is None else asked.size, found.stage.factor)
     source, skipped = _pictures(asked.data, size)
     chosen = source if asked.n is None else Part(source, drawn(asked.n, of=len(source), seed=asked.seed))
     net = features.opened(asked.features)
@@ -77,7 +77,26 @@ def known(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _size(size: int, factor: int) -> int:
+def check_files(*, sheet: Path | None, out: Path | None = None) -> None:
+    """ValueError if a file that is asked for could not be written in the end, or would be a picture of another kind."""
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ValueError(f"{sheet} does not end in .png; the sheet is a PNG")
+    for path in filter(None, (sheet, out)):
+        atomic.check_writable(path.parent)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file")
+
+
+def check_size(size: int) -> None:
+    """ValueError if no pictures of so many pixels a side are taken."""
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"size {size} is out of range; a side has 1 to {LARGEST} pixels")
+
+
+def fitting(size: int, factor: int) -> int:
+    """The size; ValueError if a first stage of this factor takes no such pictures."""
+    if size > LARGEST:
+        check_size(size)
     if size < 1 or size % factor:
         near = max(1, round(size / factor)) * factor
         raise ValueError(f"size {size} does not fit this first stage; it must divide by {factor} (near: {near})")
@@ -88,7 +107,7 @@ def _pictures(data: Path | None, size: int) -> tuple[Dataset, tuple[str, ...]]:
     """The pictures, and which were skipped for what their headers say."""
     if data is None:
         return Emoji(split=Split.CONCEPT, size=size), ()
-    folder = Folder(data, size=size)
+    folder = opened(data, size=size)
     return folder, tuple(f"{path}: {why}" for path, why in folder.skipped)
 
 

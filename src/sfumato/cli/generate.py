@@ -38,13 +38,14 @@ class Generate:
     from_file: File = None
     """A text file with a prompt a line, besides or instead; empty lines are passed over."""
     model: str = DEFAULT
-    """A bundled model's name (see: sfumato models), or the path of a model folder, of a .safetensors or .ckpt file, of
-    a folder of diffusers."""
+    """A bundled model's name (see: sfumato models), or the path of a run, of a model folder, of a .safetensors or .ckpt
+    file, of a folder of diffusers."""
     weights: Name = None
     """Which of the model's weight sets; ema, the average, where there is one."""
     vae: File = None
-    """Another first stage than the model's own: a file of LDM's names, a `vae` folder of diffusers, or a TAESD file,
-    which decodes in a fraction of the time."""
+    """Another first stage than the model's own: the run of one (runs/kl-f4), a file of LDM's names, a `vae` folder of
+    diffusers, another model's, or a tiny one (runs/tiny-decoder, a TAESD file), which decodes in a fraction of the
+    time."""
     lora: Loras = field(default_factory=list)
     """A LoRA to put on the model, with its weight, as style.safetensors:0.8; may be given several times."""
     embedding: Embeddings = field(default_factory=list)

@@ -36,7 +36,8 @@ class Inspect:
     """Say what model a file or a folder holds and how that is known, without reading its weights."""
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """A .safetensors or .ckpt file, a folder of diffusers, a model folder, or the name of a bundled model."""
+    """A .safetensors or .ckpt file, a folder of diffusers, a model folder, the run of a model or of a first stage alone
+    (runs/kl-f4), or the name of a bundled model."""
     ask: bool = False
     """Where nothing written says what the network predicts, ask it: reads its weights."""
     json: bool = False
@@ -66,6 +67,7 @@ def _part(path: Path) -> dict[str, Any] | None:
         return _trained(path, first_stage_folder.describe(folder))
     if not path.is_file() or path.name == "model.json":
         return None
+    opening.not_weights_alone(path)
     stored = open_stored(path)
     names = [name.removeprefix(UNET) for name in stored.entries]
     kind, _ = (None if holds_unet(names) else part(names)) or (None, "")

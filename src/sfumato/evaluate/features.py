@@ -7,11 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sfumato.io import feature_networks, tensors
+from sfumato.io import feature_networks
 from sfumato.nets.inception import Inception
 from sfumato.nets.mobilenet import MobileNetV2
 
-HOME = Path(__file__).resolve().parent.parent / "bundled" / "mobilenet"
 BATCH = 4  # of 224 x 224 pixels: larger ones take three times as long, for fresh memory
 
 
@@ -34,50 +33,33 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True)
-class MobileNetFeatures:
-    """The pooled features of MobileNetV2 as they are, of which distances are made."""
+class Pooled:
+    """The last pooling of a network as it is, of which distances are made."""
 
-    net: MobileNetV2
-    name: str = "MobileNetV2"
-    dim: int = 1280
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] to (N, 1280)."""
-        return torch.cat([self.net.pooled(part) for part in images.split(BATCH)])
-
-
-@dataclass(frozen=True)
-class InceptionFeatures:
-    """The last pooling of the Inception network of a file: with the published weights the features of the FID."""
-
-    net: Inception
+    net: MobileNetV2 | Inception
     name: str
-    dim: int = 2048
+    dim: int
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] to (N, 2048)."""
+        """(N, 3, H, W) in [-1, 1] to (N, dim)."""
         return torch.cat([self.net.pooled(part) for part in images.split(BATCH)])
 
 
 def opened(path: Path | None = None) -> Features:
-    """MobileNetV2, or the Inception network of the FID in a file; ValueError of one line for another file."""
+    """MobileNetV2, or the Inception network of the FID in a file; ValueError of one line for another file.
+
+    With the published weights in the file its features are those of the FID.
+    """
     if path is None:
-        return MobileNetFeatures(mobilenet())
-    return InceptionFeatures(feature_networks.inception(path), f"Inception of the FID, {path.name}")
-
-
-def mobilenet() -> MobileNetV2:
-    """MobileNetV2 trained on ImageNet."""
-    path = HOME / "mobilenet_v2_in1k_fp16.safetensors"
-    net = MobileNetV2()
-    weights = tensors.load(path)
-    counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
-    tensors.fill(net, counters | weights, source=path)
-    return net.eval().requires_grad_(False)
+        return _mobilenet(feature_networks.mobilenet())
+    return Pooled(feature_networks.inception(path), f"Inception of the FID, {path.name}", 2048)
 
 
 def pooled(net: MobileNetV2, images: Tensor) -> Tensor:
     """Unit-length features (N, 1280) of pictures (N, 3, H, W) in [-1, 1], of which angles are made."""
-    return torch.nn.functional.normalize(MobileNetFeatures(net)(images), dim=1)
+    return torch.nn.functional.normalize(_mobilenet(net)(images), dim=1)
+
+
+def _mobilenet(net: MobileNetV2) -> Pooled:
+    return Pooled(net, "MobileNetV2", 1280)

@@ -23,13 +23,14 @@ from sfumato.evaluate.ssim import WINDOW, ssim
 from sfumato.latents.autoencoding import psnr
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.kl import KLFirstStage
-from sfumato.latents.tiled import spared
+from sfumato.latents.tiled import out_of_memory, spared
 from sfumato.latents.vq import VQFirstStage
 from sfumato.nets.autoencoder import kl
 from sfumato.nets.lpips import Lpips
 
 BATCH = 8  # pictures at once
 KEPT = 16  # pictures kept to be looked at
+MEASURES = ("psnr", "ssim", "lpips")
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,34 @@ class FirstStageScore:
 @torch.no_grad()
 def likeness(a: Tensor, b: Tensor, lpips: Lpips) -> Tensor:
     """PSNR, SSIM and LPIPS (B, 3), float64, of pictures (B, 3, H, W); not a number where the pictures are too small."""
-    least, none = min(a.shape[2:]), torch.full((len(a),), float("nan"))
-    columns = (
-        psnr(a, b),
-        ssim(a, b) if least >= WINDOW else none,
-        lpips(a, b) if least >= lpips.smallest else none,
-    )
-    return torch.stack([column.double() for column in columns], dim=1)
+    return torch.stack([_measured(name, a, b, lpips) for name in MEASURES], dim=1)
+
+
+@torch.no_grad()
+def likeness_of_one(a: Tensor, b: Tensor, lpips: Lpips) -> tuple[dict[str, float | None], list[str]]:
+    """`likeness` of a picture (1, 3, H, W), by name, and the names of the measures that there is not the memory for.
+
+    None stands for those, and for what pictures so small do not have.
+    """
+    found: dict[str, float | None] = {}
+    missing: list[str] = []
+    for name in MEASURES:
+        found[name] = None
+        try:
+            found[name] = _known(_measured(name, a, b, lpips).item())
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            missing.append(name)
+    return found, missing
+
+
+def _measured(name: str, a: Tensor, b: Tensor, lpips: Lpips) -> Tensor:
+    """(B) numbers, float64."""
+    least, measure = {"psnr": (1, psnr), "ssim": (WINDOW, ssim), "lpips": (lpips.smallest, lpips)}[name]
+    if min(a.shape[2:]) < least:
+        return torch.full((len(a),), float("nan"), dtype=torch.float64)
+    return measure(a, b).double()
 
 
 class Reconstructions:

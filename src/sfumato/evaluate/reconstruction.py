@@ -1,8 +1,12 @@
 """How well a first stage gives back pictures that it never saw."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sfumato.data.sample import Dataset
 from sfumato.latents.autoencoding import psnr
@@ -25,6 +29,49 @@ def reconstructed(stage: FirstStage, images: Tensor) -> Tensor:
     By strips of rows where memory runs out.
     """
     return torch.cat([spared(stage, lambda s, x=part: s.decode(s.encode(x))) for part in images.split(BATCH)])
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Multiplications and additions of a picture there and back, in products of matrices but the search of a codebook.
+
+    Those of layers are `linear` for `pixels`, and grow with them; those of attention `square`, and grow with their
+    square.
+    """
+
+    linear: int
+    square: int
+    pixels: int
+
+    def of(self, height: int, width: int) -> int:
+        """Those of a picture of this size."""
+        pixels = height * width
+        return self.linear * pixels // self.pixels + self.square * pixels**2 // self.pixels**2
+
+
+@torch.no_grad()
+def operations(stage: FirstStage) -> Operations:
+    """The operations of a first stage, counted on a small picture."""
+    side = 2 * stage.factor
+    with _Counted() as counted:
+        stage.decode(stage.encode(torch.zeros(1, 3, side, side)))
+    return Operations(counted.linear, counted.square, side**2)
+
+
+class _Counted(TorchFunctionMode):
+    """Counts the operations of layers, and of attention, that run meanwhile."""
+
+    linear = square = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        match getattr(func, "__name__", ""):
+            case "conv2d" | "linear":
+                self.linear += 2 * out.numel() * args[1][0].numel()
+            case "scaled_dot_product_attention":
+                query, key, value = args[:3]
+                self.square += 2 * key.shape[-2] * (query.numel() + query[..., 0].numel() * value.shape[-1])
+        return out
 
 
 def mean_psnr(stage: FirstStage, images: Dataset) -> float:

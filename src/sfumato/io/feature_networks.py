@@ -1,18 +1,23 @@
 """The networks by which pictures are compared: those that ship with the project, and others' files of them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.io import tensors
 from sfumato.io.stored import open_stored
 from sfumato.nets.inception import Inception
 from sfumato.nets.lpips import ALEXNET, STAGES, Lpips
+from sfumato.nets.mobilenet import MobileNetV2
 
-HOME = Path(__file__).resolve().parent.parent / "bundled" / "lpips"
-VGG16_FILE, ALEXNET_FILE = HOME / "vgg16_relu3_3_fp16.safetensors", HOME / "alexnet_fp16.safetensors"
+N = TypeVar("N", bound=nn.Module)
+HOME = Path(__file__).resolve().parent.parent / "bundled"
+VGG16_FILE = HOME / "lpips" / "vgg16_relu3_3_fp16.safetensors"
+ALEXNET_FILE = HOME / "lpips" / "alexnet_fp16.safetensors"
+MOBILENET_FILE = HOME / "mobilenet" / "mobilenet_v2_in1k_fp16.safetensors"
 ALEXNET_NAME = "LPIPS 0.1, AlexNet (bundled)"
 LEAST = 3  # stages that a loss is made of
 
@@ -55,13 +60,16 @@ def inception(path: Path) -> Inception:
 
     ValueError of one line for anything else.
     """
-    stored, net = open_stored(path), Inception()
+    stored = open_stored(path)
     names = [name for name in stored.entries if not _CLASSES.match(name)]
     if "Mixed_7c.branch_pool.conv.weight" not in names:
         raise ValueError(f"{path} holds no Inception of the FID; 'Mixed_7c.branch_pool.conv.weight' is looked for")
-    counters = {name: t for name, t in net.state_dict().items() if name.endswith("num_batches_tracked")}
-    tensors.fill(net, counters | {name: stored.tensor(name) for name in names}, source=path)
-    return net.eval().requires_grad_(False)
+    return _filled(Inception(), {name: stored.tensor(name) for name in names}, path)
+
+
+def mobilenet() -> MobileNetV2:
+    """MobileNetV2 trained on ImageNet."""
+    return _filled(MobileNetV2(), tensors.load(MOBILENET_FILE), MOBILENET_FILE)
 
 
 def _said(stages: int) -> str:
@@ -94,6 +102,8 @@ def _our(name: str) -> str | None:
     return f"lin.{match[1]}.weight" if match else None
 
 
-def _filled(net: Lpips, weights: dict[str, Tensor], source: Path) -> Lpips:
-    tensors.fill(net, weights, source=source)
+def _filled(net: N, weights: Mapping[str, Tensor], source: Path) -> N:
+    """The network with these weights; files do not say how many batches a normalisation has seen."""
+    counters = {name: t for name, t in net.state_dict().items() if name.endswith("num_batches_tracked")}
+    tensors.fill(net, {**counters, **weights}, source=source)
     return net.eval().requires_grad_(False)

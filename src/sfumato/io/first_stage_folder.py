@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from sfumato.io import atomic, tensors
-from sfumato.io.model_folder import WeightSet
+from sfumato.io.model_folder import WeightSet, check_statistics
 from sfumato.models.config import Closed, complaint, within_bounds
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.tiny import TinySize
@@ -63,11 +63,13 @@ def describe(folder: Path) -> FirstStageFile:
 
 
 def read(folder: Path, file: FirstStageFile) -> dict[str, Tensor]:
-    """The tensors; ValueError if they are not those that the description names."""
+    """The tensors; ValueError if they are not those that the description names, or if the statistics are none."""
     path = folder / WEIGHTS
     if file.weights is None or tensors.sha256(path) != file.weights.sha256:
         raise ValueError(f"{path} is not the file that {NAME} describes (its hash differs); copy it again")
-    return tensors.load(path)
+    stored = tensors.load(path)
+    check_statistics(stored, "", source=path)
+    return stored
 
 
 def save(path: Path, file: FirstStageFile, about: str, weights: Mapping[str, Tensor]) -> None:

@@ -7,17 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.io import diffusers_config, diffusers_folder, first_stage_folder, opening, shapes, tensors
+from sfumato.io import diffusers_config, diffusers_folder, first_stage_folder, model_folder, opening, shapes, tensors
 from sfumato.io.diffusers_folder import Joined
 from sfumato.io.layouts import ldm, taesd
 from sfumato.io.layouts.rules import Layout, prefixed
+from sfumato.io.opening import Opened
 from sfumato.io.recognise import FIRST_STAGE, UNET, holds_unet
 from sfumato.io.stored import Stored, open_stored
 from sfumato.latents.kl import KLFirstStage
 from sfumato.latents.pixels import Pixels
 from sfumato.latents.tiny import TinyFirstStage
 from sfumato.latents.vq import VQFirstStage
-from sfumato.models.latent_diffusion import LatentDiffusion, autoencoder_of, hollowed
+from sfumato.models.latent_diffusion import LatentDiffusion, autoencoder_of, hollow, hollowed
 from sfumato.nets.autoencoder import Autoencoder, AutoencoderSize
 from sfumato.nets.tiny import TinyAutoencoder, TinySize
 
@@ -26,6 +27,7 @@ Stage = KLFirstStage | VQFirstStage | TinyFirstStage
 Read = Callable[[Autoencoder | TinyAutoencoder, Mapping[str, tuple[int, ...]]], dict[str, Tensor]]
 """A hollow network and the shapes of its tensors below `net.` -> those tensors."""
 HALF = 256  # pixels a side at which a first stage is measured whose file does not say at which it was trained
+_PIXELS = "{} paints pixels and has no first stage"
 PASSED = r"(loss|model_ema|discriminator)\..*"
 
 
@@ -49,7 +51,7 @@ def loaded(name_or_path: str | Path) -> LoadedFirstStage:
         model = opening.load(name_or_path, precision="float32")
         stage = model.model.first_stage
         if isinstance(stage, Pixels):
-            raise ValueError(f"{name_or_path} paints pixels and has no first stage")
+            raise ValueError(_PIXELS.format(name_or_path))
         return LoadedFirstStage(stage, model.file.name, model.file.config.resolution, model.path)
     if folder := first_stage_folder.find(path):
         file = first_stage_folder.describe(folder)
@@ -83,7 +85,8 @@ def _alone(path: Path) -> bool:
     if first_stage_folder.find(path) is not None:
         return True
     if path.is_dir():
-        return (path / "config.json").is_file() and not diffusers_folder.is_one(path)
+        run = model_folder.recipe_of(path) is not None  # whose settings are in a config.json too
+        return (path / "config.json").is_file() and not (diffusers_folder.is_one(path) or run)
     return (
         path.is_file()
         and path.suffix in opening.TENSORS
@@ -91,18 +94,46 @@ def _alone(path: Path) -> bool:
     )
 
 
-def opened(path: Path) -> tuple[Size, Read]:
-    """The size of the first stage at `path`, and how it is read; ValueError if there is none."""
+def opened(name_or_path: str | Path) -> tuple[Size, Read]:
+    """The size of a first stage, or of a model's, by name or path, and how it is read; ValueError if there is none."""
+    path = _own_place(Path(name_or_path))
     if folder := first_stage_folder.find(path):
         return _ours(folder)
-    if path.is_dir() and diffusers_config.is_tiny(path / "config.json"):
+    if _is_file(path):
+        opening.not_weights_alone(path)
+        stored = open_stored(path)
+        return _tiny(stored, path) if taesd.is_one(stored.entries) else _ldm(stored, path)
+    if not _alone(path):
+        return _of_model(opening.opened(name_or_path))
+    if diffusers_config.is_tiny(path / "config.json"):
         size, read = _tiny(diffusers_folder.weights(path), path)
         diffusers_config.check_tiny(path / "config.json", size)
         return size, read
-    if path.is_dir():
-        return _diffusers(path)
-    stored = open_stored(path)
-    return _tiny(stored, path) if taesd.is_one(stored.entries) else _ldm(stored, path)
+    return _diffusers(path)
+
+
+def _own_place(path: Path) -> Path:
+    """The folder of the first stage in a pipeline's; `path` itself if it is none."""
+    parts = [path / name for name in ("vae", "vqvae")] if diffusers_folder.is_one(path) else []
+    return next((part for part in parts if part.is_dir()), path)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file of tensors, and not the description of a model, which stands for its folder."""
+    return path.is_file() and path.name != "model.json"
+
+
+def _of_model(found: Opened) -> tuple[AutoencoderSize, Read]:
+    size = found.file.config.first_stage
+    if size is None:
+        raise ValueError(_PIXELS.format(found.path))
+
+    def read(net: Autoencoder | TinyAutoencoder, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        del net
+        stored, _ = found.read(hollow(found.file.config, found.tokenizer), found.chosen(None), None)
+        return {name: stored[f"first_stage.{name}"] for name in expected}
+
+    return size, read
 
 
 def _ours(folder: Path) -> tuple[Size, Read]:
@@ -172,27 +203,33 @@ def kind(size: Size) -> str:
     return "tiny" if isinstance(size, TinySize) else "VQ" if size.codebook else "KL"
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files with the weights of the first stage at `path`."""
+def files_of(name_or_path: str | Path) -> list[Path]:
+    """The files with the weights of a first stage, or of a model's, by name or path."""
+    path = _own_place(Path(name_or_path))
     if folder := first_stage_folder.find(path):
         return [folder / first_stage_folder.WEIGHTS]
-    return diffusers_folder.files_of(path) if path.is_dir() else [path]
+    if _is_file(path):
+        return [path]
+    if _alone(path):
+        return diffusers_folder.files_of(path)
+    found = opening.opened(name_or_path)
+    return [found.path / Path(found.file.weights[found.chosen(None)].file).name]
 
 
-def put(model: LatentDiffusion, path: Path) -> None:
-    """The first stage at `path` in the place of the model's own, with the model's statistics of latents.
+def put(model: LatentDiffusion, name_or_path: str | Path) -> None:
+    """A first stage, or another model's, in the place of the model's own, with the model's statistics of latents.
 
     A tiny one stands in for any whose latents have its shape; if it has no encoder, the model's own encodes.
-    ValueError if there is none at `path`, or if its latents are of another shape.
+    ValueError if there is none by this name or path, or if its latents are of another shape.
     """
     own, before = model.config.first_stage, model.first_stage
     if own is None or isinstance(before, Pixels):
         raise ValueError("this model paints pixels, and has no place for a first stage")
-    size, read = opened(path)
+    size, read = opened(name_or_path)
     kinds = [f"{kind(s)}, f{s.factor}, {s.latent_channels} channels" for s in (size, own)]
     alike = (size.factor, size.latent_channels) == (own.factor, own.latent_channels)
     if not alike or kind(size) not in ("tiny", kind(own)):
-        raise ValueError(f"{path} is a first stage of another kind ({kinds[0]}) than this model's ({kinds[1]})")
+        raise ValueError(f"{name_or_path} is a first stage of another kind ({kinds[0]}) than this model's ({kinds[1]})")
     stage = _hollow(size)
     weights = read(stage.net, {name: tuple(p.shape) for name, p in stage.named_parameters()})
     statistics = dict(before.named_buffers(recurse=False))

@@ -79,6 +79,12 @@ def names() -> list[str]:
     return sorted(p.parent.name for p in BUNDLED.glob("*/model.json"))
 
 
+def from_anywhere(name_or_path: str) -> str:
+    """The same, whatever the working directory: a path that is there becomes absolute, a name stays."""
+    path = Path(name_or_path)
+    return str(path.absolute()) if name_or_path not in names() and path.exists() else name_or_path
+
+
 def find(name_or_path: str | Path) -> Path:
     """The folder of a model given by name or path; ValueError, listing the names, if there is none."""
     path = Path(name_or_path)
@@ -90,10 +96,23 @@ def find(name_or_path: str | Path) -> Path:
         return BUNDLED / str(name_or_path)
     if str(name_or_path) and (path / "model" / "model.json").is_file():
         return path / "model"  # the folder of a training run
+    if str(name_or_path) and (recipe := recipe_of(path)) is not None:
+        raise ValueError(
+            f"{path} is a run that is not finished; go on with: sfumato train {recipe} --out {path} --resume"
+        )
     if str(name_or_path) and path.exists():
         raise ValueError(f"{path} holds no model.json, nor diffusers' model_index.json; a model is a folder that does")
     paths = "or the path of a model folder, a .safetensors or .ckpt file or a folder of diffusers"
     raise ValueError(f"{unknown('model', str(name_or_path), names())} ({paths})")
+
+
+def recipe_of(path: Path) -> str | None:
+    """The recipe of the training run in a folder; None if there is no run in it."""
+    try:
+        recipe = json.loads((path / "config.json").read_bytes())["recipe"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return recipe if isinstance(recipe, str) and recipe.isprintable() else None
 
 
 def describe(name_or_path: str | Path) -> ModelFile:
@@ -116,7 +135,19 @@ def read(folder: Path, file: ModelFile, model: LatentDiffusion, chosen: str) -> 
     if asked > 2 * held:  # smaller differences are named by `check`
         raise ValueError(f"{path} holds {held:,} numbers, the model that model.json describes {asked:,}; one is wrong")
     tensors.check(model, stored, source=path)
+    check_statistics(stored, "first_stage.", source=path)
     return stored
+
+
+def check_statistics(stored: Mapping[str, Tensor], prefix: str, *, source: Path) -> None:
+    """ValueError if a mean or a deviation of latents under this prefix is none; they need not be there."""
+    mean, std = (stored.get(prefix + name, torch.ones(())).double() for name in ("mean", "std"))
+    for good, what in (
+        (mean.isfinite().all(), "the mean of its latents is not finite"),
+        ((std.isfinite() & (std > 0)).all(), "the deviation of its latents is not a positive number"),
+    ):
+        if not good:
+            raise ValueError(f"{source} is damaged: {what}; copy it again, or train anew")
 
 
 def save(

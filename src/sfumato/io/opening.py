@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from sfumato.diffusion.prediction import Prediction
-from sfumato.io import diffusers_folder, model_folder, single_file, tensors
+from sfumato.io import diffusers_folder, first_stage_folder, model_folder, single_file, tensors
 from sfumato.io.model_folder import Defaults, Loaded, ModelFile
 from sfumato.io.origin import Origin
-from sfumato.io.recognise import SIDE_OF_V, Recognised, recognise
+from sfumato.io.recognise import ALONE, SIDE_OF_V, Recognised, recognise
 from sfumato.io.stored import open_stored
 from sfumato.models.config import ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion, hollow
@@ -53,14 +53,28 @@ class Opened:
 def opened(name_or_path: str | Path) -> Opened:
     """What is kept under a name or a path, by its heads alone; ValueError if it is no model."""
     path = Path(name_or_path)
-    if str(name_or_path) not in model_folder.names() and path.is_file() and path.name != "model.json":
-        return _single(path)
+    if str(name_or_path) not in model_folder.names():
+        if first_stage_folder.find(path) is not None:
+            raise ValueError(f"{path} {ALONE}, or measure it with evaluate --first-stage")
+        if path.is_file() and path.name != "model.json":
+            return _single(path)
     if path.is_dir() and diffusers_folder.is_one(path):
         return _diffusers(path)
     if path.suffix in TENSORS and not path.exists():
         names = ", ".join(model_folder.names())
         raise ValueError(f"there is no file {path}; give the path of a model, or a name: {names}")
     return _own(name_or_path)
+
+
+def not_weights_alone(path: Path) -> None:
+    """ValueError if a file holds the weights of one of our folders, which says what they are: that is to be given."""
+    folder, files = path.parent, set[str]()
+    if (folder / first_stage_folder.NAME).is_file():
+        files = {first_stage_folder.WEIGHTS}
+    elif (folder / "model.json").is_file():
+        files = {entry.file for entry in model_folder.describe(folder).weights.values()}
+    if path.name in files:
+        raise ValueError(f"{path} holds the weights alone, and not what they are of; give its folder, {folder}")
 
 
 def describe(name_or_path: str | Path) -> ModelFile:
@@ -149,6 +163,7 @@ def _own(name_or_path: str | Path) -> Opened:
 
 
 def _single(path: Path) -> Opened:
+    not_weights_alone(path)
     stored = open_stored(path)
     found: Recognised = recognise(stored)
 

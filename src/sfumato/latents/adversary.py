@@ -28,7 +28,7 @@ class Adversary:
     start: int = 50_001  # the step at which it begins; the critic is not trained before
     warmup: int = 0  # steps over which its weight then rises
     weight: float = 0.5  # its gradient at the decoder's last layer, in terms of the reconstruction's
-    rate: float | None = None  # of the critic's learning; that of the autoencoder if not said
+    rate: float | None = None  # of the critic's learning at the peak of the plan's curve; the autoencoder's if not said
     betas: tuple[float, float] = (0.5, 0.9)
     limit: float = LARGEST  # of the adaptive weight
     loss: Literal["hinge", "vanilla"] = "hinge"

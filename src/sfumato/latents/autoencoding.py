@@ -41,6 +41,8 @@ class Losses:
             value, least = getattr(self, field.name), 1 if field.name == "patience" else 0
             if not isinstance(value, str) and not least <= value < float("inf"):
                 raise ValueError(f"{field.name} is {value}; it must be at least {least}")
+        if not self.absolute + self.squares + self.perceptual > 0:
+            raise ValueError("absolute, squares and perceptual are all 0: nothing is learnt; give one of them a weight")
 
 
 class Autoencoding(nn.Module):

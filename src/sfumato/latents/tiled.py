@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sfumato.latents.feature_map import FeatureMap, Scratch
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.kl import KLFirstStage
+from sfumato.latents.tiny import TinyFirstStage
 from sfumato.latents.vq import VQFirstStage
 from sfumato.nets.attention import PixelAttention
 from sfumato.nets.autoencoder import Decoder, Encoder
@@ -41,23 +42,33 @@ def tiled(first_stage: S, bounds: Bounds | None = None) -> S:
     """The same first stage, with the same weights (not copies), whose networks run by strips of rows.
 
     Its results are those of the given one, up to rounding, for pictures of all sizes that it takes; there are no
-    gradients, and autocast does nothing. Pictures of a batch go one after the other. A first stage without such
-    networks is returned as it is.
+    gradients, and autocast does nothing. Pictures of a batch go one after the other. Of a tiny one it is the large one
+    that was lent to it as an encoder. A first stage without such networks is returned as it is.
 
     A feature map of more than `bounds.map` bytes goes to a scratch file, and up to two are kept. At the full size of
     a picture Stable Diffusion's decoder keeps 256 + 128 channels, 1.5 KiB a pixel in float32: 6 GiB for 2048x2048; its
     encoder keeps 1 KiB a pixel. OSError before it begins, or later, if there is no room for them.
     """
+    if isinstance(first_stage, TinyFirstStage):
+        lent = first_stage.encoder
+        by_strips = tiled(lent, bounds)
+        if by_strips is lent:
+            return first_stage
+        return copy.deepcopy(first_stage, {**_kept(first_stage), id(lent): by_strips})
     if not isinstance(first_stage, KLFirstStage | VQFirstStage):
         return first_stage
     bounds = bounds or Bounds()
-    kept = {id(tensor): tensor for tensor in (*first_stage.parameters(), *first_stage.buffers())}
-    twin = copy.deepcopy(first_stage, kept)
+    twin = copy.deepcopy(first_stage, _kept(first_stage))
     for name in ("encoder", "decoder"):
         net = getattr(first_stage.net, name)
         if not isinstance(net, Streamed):
             twin.net.register_module(name, Streamed(net, bounds))
     return twin
+
+
+def _kept(module: nn.Module) -> dict[int, Any]:
+    """The tensors of a module, for a copy of it that has the same ones."""
+    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
 
 
 def spared(first_stage: FirstStage, work: Callable[[FirstStage], Tensor]) -> Tensor:
@@ -72,8 +83,12 @@ def spared(first_stage: FirstStage, work: Callable[[FirstStage], Tensor]) -> Ten
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there was no memory: on a GPU, or on the CPU, where torch has no type for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that there was no memory: on a GPU, or on the CPU, where torch has no type for it.
+
+    oneDNN, which computes convolutions there, says no more than that it has no primitive.
+    """
+    said = "DefaultCPUAllocator" in str(error) or str(error) == "could not create a primitive"
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 class Streamed(nn.Module):

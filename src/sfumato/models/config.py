@@ -18,8 +18,9 @@ from sfumato.registry import Registry
 
 S = TypeVar("S")
 LARGEST = 10**7  # of any number in a size
+HEAVIEST = 10**8  # weights of a layer: forty times the largest of a published first stage
 LONG = 80  # characters of what was given that are said again
-MOST = {"depth": 64, "blocks": 16, "layers": 16, "mult": 64, "heads": 256}  # what each costs a module, or many
+MOST = {"depth": 64, "blocks": 16, "layers": 16, "levels": 16, "mult": 64, "heads": 256}  # each costs modules
 
 
 class Closed(BaseModel):
@@ -200,7 +201,10 @@ def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
 
 
 def within_bounds(name: str, size: AutoencoderSize | PatchGanSize | TinySize | TransformerSize | UNetSize) -> None:
-    """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0."""
+    """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0.
+
+    Of a first stage or a critic also if a layer is too large, or if its numbers do not fit each other or pictures.
+    """
     for field in fields(size):
         value = getattr(size, field.name)
         values = value if isinstance(value, tuple) else (value,)
@@ -211,3 +215,18 @@ def within_bounds(name: str, size: AutoencoderSize | PatchGanSize | TinySize | T
             raise ValueError(f"{name}.{field.name} is {value}; it must be positive")
         if max([*numbers, len(numbers)], default=0) > most:
             raise ValueError(f"{name}.{field.name} is {value}; at most {most} can be built")
+    if not isinstance(size, TransformerSize | UNetSize) and size.largest > HEAVIEST:
+        raise ValueError(f"{name} has a layer of {size.largest:,} weights; at most {HEAVIEST:,} can be built")
+    if isinstance(size, AutoencoderSize):
+        _of_pictures(name, size)
+
+
+def _of_pictures(name: str, size: AutoencoderSize) -> None:
+    """ValueError if no picture has so many channels, or no square of one so many components as a linear shortcut."""
+    if size.image_channels != 3:  # noqa: PLR2004
+        raise ValueError(f"{name}.image_channels is {size.image_channels}; pictures have 3")
+    if size.shortcut == "linear" and size.latent_channels > size.components:
+        raise ValueError(
+            f"{name}.latent_channels is {size.latent_channels}; a linear shortcut at factor {size.factor} gives at "
+            f"most {size.components}"
+        )

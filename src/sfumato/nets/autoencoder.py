@@ -51,6 +51,20 @@ class AutoencoderSize:
         """Channels between the networks and the 1x1 convolutions."""
         return self.z_channels or self.latent_channels
 
+    @property
+    def components(self) -> int:
+        """The most channels that a latent with linear shortcuts may have: the numbers in the square that one sees."""
+        return self.image_channels * self.factor**2
+
+    @property
+    def largest(self) -> int:
+        """Weights of its largest layer."""
+        widest, z = self.channels * max(self.mult), self.z * (1 if self.codebook else 2)
+        first, last = self.channels * self.image_channels * self.patch**2, self.channels * self.mult[-1] * z
+        linear = self.latent_channels * self.components if self.shortcut == "linear" else 0
+        moments = self.latent_channels * z * (1 if self.codebook else 2)
+        return max(9 * widest**2, 9 * first, 9 * last, moments, linear, (self.codebook or 0) * self.latent_channels)
+
 
 class Encoder(nn.Module):
     """(B, 3, H, W) -> moments (B, 2 * latent_channels, H/f, W/f): mean and log-variance; for VQ the latent alone."""

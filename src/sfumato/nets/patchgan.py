@@ -22,6 +22,16 @@ class PatchGanSize:
         """Pixels a side of the smallest picture that it can judge."""
         return 3 * 2**self.layers
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels behind each layer but the last."""
+        return [self.width * min(2**n, 8) for n in range(self.layers + 1)]
+
+    @property
+    def largest(self) -> int:
+        """Weights of its largest layer."""
+        return 16 * max(width * out for width, out in pairwise([self.channels, *self.widths]))
+
 
 class PatchGan(nn.Module):
     """Logits for "this patch is of a real picture", as in pix2pix and LDM: 4x4 convolutions, batch norm, leaky ReLU.
@@ -32,7 +42,7 @@ class PatchGan(nn.Module):
     def __init__(self, size: PatchGanSize) -> None:
         super().__init__()
         self.size = size
-        widths = [size.width * min(2**n, 8) for n in range(size.layers + 1)]
+        widths = size.widths
         layers: list[nn.Module] = [nn.Conv2d(size.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for n, (width, out) in enumerate(pairwise(widths), 1):
             stride = 2 if n < size.layers else 1
@@ -72,8 +82,3 @@ def hinge_generator(fake: Tensor) -> Tensor:
 def vanilla(real: Tensor, fake: Tensor) -> Tensor:
     """The critic's loss: half the cross-entropy on each kind of picture (Goodfellow et al. 2014). A scalar."""
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
-
-
-def vanilla_generator(fake: Tensor) -> Tensor:
-    """The other side's, in the form that does not saturate: -log of the probability that the critic says "real"."""
-    return F.softplus(-fake).mean()

@@ -31,6 +31,11 @@ class TinySize:
         """Pixels to one latent position, each way."""
         return 2**self.levels
 
+    @property
+    def largest(self) -> int:
+        """Weights of its largest layer."""
+        return 9 * self.width * max(self.width, self.latent_channels, 3)
+
 
 class TinyBlock(nn.Module):
     """relu(x + three convolutions of x), with a ReLU between them."""
