@@ -22,7 +22,8 @@ from sfumato.cli.main import VERBS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import model_folder, pictures, tensors
 from sfumato.recipes import RECIPES
-from sfumato.recipes.text_to_image import TextToImage
+from sfumato.recipes.diffusion import DiffusionTraining
+from sfumato.recipes.events import Ready
 
 HEARD = ("file", "tokens", "tokens_dropped", "words_unknown")
 
@@ -268,13 +269,13 @@ def test_doctor(sfumato: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> list[TextToImage]:
+def settings(monkeypatch: pytest.MonkeyPatch) -> list[DiffusionTraining]:
     """What the recipe would be run with; it is not run."""
-    seen: list[TextToImage] = []
+    seen: list[DiffusionTraining] = []
 
-    def run(settings: TextToImage, *_: object) -> list[object]:
+    def run(settings: DiffusionTraining, *_: object) -> list[object]:
         seen.append(settings)
-        return []
+        return [Ready({})]
 
     monkeypatch.setitem(RECIPES._things, "emoji", replace(RECIPES["emoji"], run=run))
     return seen
@@ -283,7 +284,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> list[TextToImage]:
 TRAIN = ("train", "emoji", "--data", "captioned", "--out")
 
 
-def test_settings_are_changed_and_kept(sfumato: Run, home: Path, settings: list[TextToImage]) -> None:
+def test_settings_are_changed_and_kept(sfumato: Run, home: Path, settings: list[DiffusionTraining]) -> None:
     changes = ["diffusion.plan.steps=20", "first-stage.losses.kl=1e-2", "model.unet.attention=[1, 2]"]
     said = sfumato(*TRAIN, "a/run", "--set", *changes, "--set", "diffusion.times=stratified")
     assert said.code == 0, said.err
@@ -294,14 +295,14 @@ def test_settings_are_changed_and_kept(sfumato: Run, home: Path, settings: list[
     assert used.model.unet.attention == (1, 2)
     assert used.diffusion.times == "stratified"
     stored = json.loads((home / "a/run/config.json").read_text())
-    assert TextToImage.model_validate(stored["settings"]) == used
+    assert DiffusionTraining.model_validate(stored["settings"]) == used
     assert stored["data"] == str(home / "captioned")
     assert sfumato("train", "emoji", "--out", "a/run", "--resume").code == 0
     assert settings == [used, used]
 
 
 @pytest.mark.parametrize("name", ["7", "1e5", "true", "none", "[1,2]", "x=y"])
-def test_a_run_may_have_any_name(sfumato: Run, settings: list[TextToImage], name: str) -> None:
+def test_a_run_may_have_any_name(sfumato: Run, settings: list[DiffusionTraining], name: str) -> None:
     said = sfumato(*TRAIN, name)
     assert said.code == 0, said.err
     assert settings[0].name == name

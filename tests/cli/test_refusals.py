@@ -140,6 +140,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*TRAIN, "--set", "diffusion.plan.steps.x=1"), "there is no setting 'diffusion.plan.steps.x'"),
     ((*TRAIN, "--set", "diffusion.drop"), "'diffusion.drop' is not a setting; write key=value, for instance"),
     ((*TRAIN, "--set", "diffusion.plan.steps=x"), "diffusion.plan.steps: input should be a valid integer"),
+    ((*TRAIN, "--set", "diffusion.plan.steps=true"), "diffusion.plan.steps is true; it must be a number"),
+    ((*TRAIN, "--set", "name="), "name: string should have at least 1 character"),
     ((*TRAIN, "--set", "diffusion.plan.steps=0"), "diffusion.plan: steps is 0; it must be at least 1"),
     ((*TRAIN, "--set", "diffusion.plan.ema=1"), "diffusion.plan: ema is 1.0; it must be at least 0 and below 1"),
     ((*TRAIN, "--set", "diffusion.drop=2"), "diffusion.drop: input should be less than or equal to 1 (given: 2)"),
@@ -153,10 +155,13 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("train", "emoji", "--out", "run"), "run already holds a run; add --resume to go on with it, or choose another"),
     (("train", "emoji", "--out", "empty.txt"), "empty.txt is a file; choose another place"),
     ((*TRAIN, "--resume"), "new holds no run to go on with; leave --resume out to begin one"),
-    (("train", "emoji", "--out", "run", "--resume"), "config.json is damaged; it must be the file that the run wrote"),
+    (
+        ("train", "emoji", "--out", "run", "--resume"),
+        "config.json is damaged, or of another version; it must be the file",
+    ),
     (
         ("train", "emoji", "--out", "run", "--resume", "--set", "name=x"),
-        "--resume goes on with the settings of the run; leave --set, --data and --first-stage out",
+        "--resume goes on with the settings of the run; leave --set and --first-stage out",
     ),
 ]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from fill import inp
 from quick import features_are_means
 from sfumato.data import Sample
+from sfumato.data.fingerprint import Fingerprint
 from sfumato.evaluate.first_stage import FirstStageScore
 from sfumato.io import first_stages, pictures, tensors
 from sfumato.latents.adversary import Adversary
@@ -30,6 +31,7 @@ from sfumato.recipes.autoencoder import FirstStageRun
 from sfumato.recipes.events import Event, Found, RolledBack, Stepped, Wrote
 from sfumato.recipes.first_stage import FirstStageTraining, run
 from sfumato.recipes.seen import Seen, seen
+from sfumato.train.batches import indices
 from sfumato.train.fit import Batch, Batches
 from sfumato.train.plan import Plan
 
@@ -132,13 +134,13 @@ def test_all_kinds_of_pictures_are_learnt_from_and_broken_ones_counted(
     events = list(run(settings, material, tmp_path))
     assert [e.progress.step for e in events if isinstance(e, Stepped)] == [1, 2, 3, 4, 5, 6]
     assert isinstance(events[0], Found)
-    assert events[0].text.endswith("; 7 are held out, 1 were left out as unreadable")
+    assert events[0].text.endswith("; 21 are held out, 1 were left out as unreadable")
     said = report(tmp_path)
     assert said["provenance"]["skipped"] == {"unreadable": 1, "damaged": 1, "steps": 0}
-    assert said["provenance"]["pictures"] == {"training": 114, "held out": 7}
+    assert said["provenance"]["pictures"] == {"training": 100, "held out": 21}
     assert said["provenance"]["rolled back"] == 0
     assert said["judged by pictures never trained on"] is True
-    assert said["score"]["n"] == 7
+    assert said["score"]["n"] == 21
     assert all(map(math.isfinite, flat(said)))
     lines = metrics(tmp_path)
     assert all(math.isfinite(x) for line in lines for x in flat(line))
@@ -178,7 +180,7 @@ def test_too_many_damaged_ones_are_one_line(tmp_path: Path) -> None:
         pictures.save_png((0.4 * inp(f"{i}", 3, 20, 24)).clamp(-1, 1), tmp_path / "data" / f"{i:03}.png", {})
     data = (tmp_path / "data" / "021.png").read_bytes()
     (tmp_path / "data" / "021.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"^1 of 57 pictures are damaged, more than one in a hundred; ") as caught:
+    with pytest.raises(ValueError, match=r"^1 of 48 pictures are damaged, more than one in a hundred; ") as caught:
         list(run(SETTINGS, seen(tmp_path / "data", 32), tmp_path / "run"))
     assert "021.png" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -191,7 +193,7 @@ def test_too_many_damaged_ones_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [KL, VQ], ids=["kl", "vq"])
 def test_black_batches_have_finite_gradients(size: AutoencoderSize, tmp_path: Path) -> None:
     """All pictures are black, and so is what features are compared of; the perceptual term and the adversary are on."""
-    black = Seen(Held([torch.full((3, 32, 32), -1.0)] * 12), None, (), "black")
+    black = Seen(Held([torch.full((3, 32, 32), -1.0)] * 12), None, (), "black", Fingerprint.of(range(12)))
     settings = SEEING.model_copy(update={"size": size})
     list(run(settings, black, tmp_path))
     lines = metrics(tmp_path)
@@ -241,7 +243,9 @@ def test_batches_that_are_never_finite_stop_the_run(
     events: list[Event] = []
     with pytest.raises(FloatingPointError) as caught:
         events.extend(event for event in run(SETTINGS, material, tmp_path))
-    assert str(caught.value) == "the loss or its gradient was not finite three times in a row, at step 5"
+    samples = ", ".join(map(str, indices(5, batch=3, n=len(material.training), seed=0).tolist()))
+    said = "the loss or its gradient was not finite three times in a row, at step 5"
+    assert str(caught.value) == f"{said} (samples {samples})"
     back = json.loads((tmp_path / "first-stage" / "rollbacks.jsonl").read_text())
     assert (back["at"], back["step"]) == (5, 2)
     assert not (tmp_path / "model").exists()
@@ -281,7 +285,8 @@ def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
 KINDS = {"kl": SETTINGS, "vq": VQ_SETTINGS}
 
 
-FEW = Seen(Held([(0.4 * inp(f"{i}", 3, 32, 32)).clamp(-1, 1) for i in range(9)]), None, (), "few")
+IMAGES = [(0.4 * inp(f"{i}", 3, 32, 32)).clamp(-1, 1) for i in range(9)]
+FEW = Seen(Held(IMAGES), None, (), "few", Fingerprint.of(range(9)))
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +341,7 @@ def test_the_codes_that_were_brought_back_are_in_the_comparison(expected: dict[s
         ({"crop": 18}, "crop is 18; it must divide by 4, the factor of the first stage"),
         ({"crop": 36}, "crop is 36; it is cut out of pictures of 32 pixels a side"),
         ({"layers": 3}, "a critic of 3 layers needs 24 pixels a side, and sees 16; take fewer layers or larger"),
-        ({"start": 6}, "adversary.start is 6, and the run ends at 6; begin earlier, or set adversary=none"),
+        ({"start": 6}, "adversary.start is 6, and the run ends at 6; begin earlier, or set the adversary to none"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(change: dict[str, int], said: str) -> None:
@@ -398,5 +403,6 @@ def test_it_says_not_yet_only_where_something_is_poor(
     list(run(SETTINGS, given, tmp_path))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Not yet" not in text
-    assert ("Good enough to train on." in text) is unseen
+    assert "Good enough to train on." in text
+    assert ("It was judged by pictures that it was trained on" in text) is not unseen
     assert report(tmp_path)["good enough"] is True

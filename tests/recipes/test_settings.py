@@ -11,6 +11,7 @@ from torch import nn
 
 from sfumato.cli import train
 from sfumato.cli.main import main
+from sfumato.io import pictures
 from sfumato.models.latent_diffusion import hollowed
 from sfumato.nets.autoencoder import Autoencoder
 from sfumato.nets.patchgan import PatchGan, PatchGanSize
@@ -46,10 +47,11 @@ def training(name: str, data: Path | None = None) -> FirstStageTraining:
     return found
 
 
-@pytest.mark.parametrize("data", [None, Path("pictures")], ids=["bundled", "folder"])
+@pytest.mark.parametrize("folder", [False, True], ids=["bundled", "folder"])
 @pytest.mark.parametrize("name", NAMES)
-def test_settings_survive_json(name: str, data: Path | None) -> None:
-    settings = RECIPES[name].settings(data)
+def test_settings_survive_json(name: str, folder: bool, tmp_path: Path) -> None:
+    pictures.save_png(torch.zeros(3, 16, 16), tmp_path / "grey" / "a.png", {})
+    settings = RECIPES[name].settings(tmp_path if folder else None)
     text = json.dumps(settings.model_dump(mode="json"))
     again = type(settings).model_validate(json.loads(text))
     assert again == settings
@@ -58,7 +60,7 @@ def test_settings_survive_json(name: str, data: Path | None) -> None:
 
 def test_there_are_recipes_for_all() -> None:
     small = {f"{kind}-f{factor}" for kind in ("kl", "vq") for factor in (2, 4, 8, 16)}
-    assert set(NAMES) == {"emoji", "tiny-decoder", *small, *PUBLISHED}
+    assert set(NAMES) == {"emoji", "pixels", "tiny-decoder", *small, *PUBLISHED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -114,7 +116,7 @@ TRAIN = ("train", "kl-f4", "--out", "new")
         ((*TRAIN, "--set", "run.adversary.critic.channels=4"), "adversary.critic.channels is 4; pictures have 3"),
         (
             (*TRAIN, "--set", "run.plan.steps=100"),
-            "adversary.start is 1360, and the run ends at 100; begin earlier, or set adversary=none",
+            "adversary.start is 1360, and the run ends at 100; begin earlier, or set the adversary to none",
         ),
         ((*TRAIN, "--set", "run.adversary.start=2000"), "adversary.start is 2000, and the run ends at 1600"),
         ((*TRAIN, "--set", "run.adversary.loss=wasserstein"), "run.adversary.loss: input should be 'hinge' or"),

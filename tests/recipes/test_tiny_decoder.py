@@ -17,6 +17,7 @@ from fill import inp
 from quick import features_are_means
 from sfumato.cli.main import main
 from sfumato.data import Sample
+from sfumato.data.fingerprint import Fingerprint
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.io import first_stage_folder, first_stages, opening, tensors
 from sfumato.io.first_stage_folder import FirstStageFile
@@ -53,7 +54,7 @@ class Held:
         return {"image": (0.6 * smooth[0]).clamp(-1, 1)}
 
 
-SEEN = Seen(Held(12), Held(3), (), "made up")
+SEEN = Seen(Held(12), Held(3), (), "made up", Fingerprint.of(range(15)))
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +174,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
 ) -> None:
     """Also what is said of the pictures that were damaged, which are not met again."""
     monkeypatch.setattr(tiny_decoder, "report", lambda *_, **__: iter(()))
-    seen = Seen(Held(120, damaged=(33,)), None, (), "made up")
+    seen = Seen(Held(120, damaged=(33,)), None, (), "made up", Fingerprint.of(range(120)))
     list(run(asked(teacher), seen, tmp_path / "whole"))
     for step in after:
         events: Any = run(asked(teacher), seen, tmp_path / "killed")

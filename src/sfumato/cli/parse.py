@@ -4,7 +4,7 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -58,7 +58,8 @@ def override(settings: BaseModel, changes: Sequence[str]) -> dict[str, Any]:
     for change in changes:
         path, sign, text = change.partition("=")
         if not sign:
-            raise ValueError(f"'{change}' is not a setting; write key=value, for instance diffusion.plan.steps=2000")
+            example = next(filter(lambda path: path.endswith("plan.steps"), _paths(tree)), "name")
+            raise ValueError(f"'{change}' is not a setting; write key=value, for instance {example}=2000")
         *above, key = path.replace("-", "_").split(".")
         node: Any = tree
         for step in above:
@@ -66,8 +67,20 @@ def override(settings: BaseModel, changes: Sequence[str]) -> dict[str, Any]:
         if not isinstance(node, dict) or key not in node:
             near = ", ".join(node) if isinstance(node, dict) else ", ".join(tree)
             raise ValueError(f"there is no setting '{path}'; here there are: {near}")
-        node[key] = text if isinstance(node[key], str) else _value(text)
+        value = text if isinstance(node[key], str) else _value(text)
+        if isinstance(value, bool) and isinstance(node[key], int | float) and not isinstance(node[key], bool):
+            raise ValueError(f"{path} is {text}; it must be a number")
+        node[key] = value
     return tree
+
+
+def _paths(tree: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The names of all settings, the last first."""
+    for key, node in reversed(tree.items()):
+        if isinstance(node, dict):
+            yield from _paths(node, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
 
 
 def _value(text: str) -> Any:

@@ -1,11 +1,13 @@
 """`sfumato train RECIPE [--data DIR] [--out RUN] [--set key=value ...] [--resume]`."""
 
 import itertools
-import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +27,12 @@ from rich.progress import (
 from sfumato.cli.parse import Folder, override, parse
 from sfumato.io import atomic
 from sfumato.models.config import Closed, complaint
-from sfumato.recipes import RECIPES, Recipe, text_to_image
-from sfumato.recipes.events import Begun, Event, Found, RolledBack, Stepped, Wrote
-from sfumato.recipes.text_to_image import TextToImage
+from sfumato.recipes import RECIPES, Recipe, beginning, diffusion
+from sfumato.recipes.beginning import Beginning
+from sfumato.recipes.diffusion import DiffusionTraining
+from sfumato.recipes.events import Begun, Encoded, Event, Found, Ready, RolledBack, Stepped, Wrote
+from sfumato.train import stop
+from sfumato.train.stop import Stopped
 
 PROBE = 3  # steps that are timed before the time budget of a stage is said
 
@@ -39,6 +44,7 @@ class Train:
     emoji is a whole model: a first stage, then diffusion over its latents. kl-f2, kl-f4, kl-f8, kl-f16 and vq-f2 to
     vq-f16 are first stages alone, small enough for two CPU cores; ldm-kl-f8 and the like are the published ones with
     the settings of their authors, for a GPU. A first stage ends with a report that says whether it will do.
+    tiny-decoder makes previews for a first stage that is there (--set teacher=runs/kl-f4).
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -50,12 +56,12 @@ class Train:
     set: Annotated[
         tyro.conf.UseAppendAction[list[list[str]]], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")
     ] = field(default_factory=list)
-    """Other settings than the recipe's, for instance diffusion.plan.steps=2000, or run.plan.steps=2000 of a first
-    stage; config.json in a run has them all."""
+    """Other settings than the recipe's: diffusion.plan.steps=2000 of a whole model, run.plan.steps=2000 of a first
+    stage, plan.steps=2000 of a tiny decoder; a wrong one answers with those there are, and config.json has them all."""
     first_stage: Folder = None
     """A whole model's first stage, trained before (the folder of its run) and used as it is."""
     resume: bool = False
-    """Go on with the run in --out, with the settings that it began with."""
+    """Go on with the run in --out, with the settings that it began with; --data says where its pictures are now."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -63,36 +69,50 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Train, arguments, verb="train")
     recipe, name = RECIPES[asked.recipe], RECIPES.name(asked.recipe)
     out = asked.out or Path("runs") / name
-    config = out / "config.json"
     atomic.check_writable(out)
     if asked.resume:
-        settings, data = _stored(config, asked, recipe)
+        began = _stored(asked, name, recipe, out)
     else:
-        if config.exists():
-            raise ValueError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
-        begun = recipe.settings(asked.data)
+        beginning.check_free(out)
+        given = recipe.settings(asked.data)
         if asked.first_stage is not None:
-            begun = _on(begun, asked.first_stage, name)
-        named = begun.model_copy(update={"name": out.resolve().name})
-        settings, data = _settings(named, list(itertools.chain(*asked.set))), asked.data
-    material = recipe.material(data, settings)
-    events = recipe.run(settings, material, out)
-    if not asked.resume:
-        stored = {"recipe": name, "data": str(data.resolve()) if data else None}
-        text = json.dumps({**stored, "settings": settings.model_dump(mode="json")}, indent=2)
-        atomic.write_bytes(config, text.encode())
+            given = _on(given, asked.first_stage, name)
+        named = given.model_copy(update={"name": out.resolve().name})
+        began = Beginning(name, asked.data, _settings(named, list(itertools.chain(*asked.set))))
+    again = f"go on with: sfumato train {name} --out {out} --resume"
     try:
-        _show(events)
+        with _terminable():
+            events = recipe.run(began.settings, recipe.material(began.data, began.settings), out)
+            _show(beginning.settled(began, events, out))
+    except Stopped as stopped:
+        begun = (out / beginning.NAME).exists()
+        print(f"{stopped}; {again}" if begun else "stopped before anything was written", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: sfumato train {name} --out {out} --resume", file=sys.stderr)
+        print(f"stopped; {again}", file=sys.stderr)
         raise
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}; begin another run with lower rates (settings that end in .rate)") from None
     return 0
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """In here SIGTERM asks the training to stop."""
+    if threading.current_thread() is not threading.main_thread():  # where no signals are handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stop.forget()
+
+
 def _on(settings: Closed, path: Path, recipe: str) -> Closed:
-    if not isinstance(settings, TextToImage):
+    if not isinstance(settings, DiffusionTraining):
         raise ValueError(f"{recipe} is no whole model, and --first-stage says nothing to it; leave it out")
-    return text_to_image.on(settings, path)
+    return diffusion.on(settings, path)
 
 
 def _settings(base: Closed, changes: Sequence[str]) -> Closed:
@@ -102,22 +122,11 @@ def _settings(base: Closed, changes: Sequence[str]) -> Closed:
         raise ValueError(complaint(error)) from None
 
 
-def _stored(config: Path, asked: Train, recipe: Recipe) -> tuple[Closed, Path | None]:
-    if asked.set or asked.data or asked.first_stage:
-        raise ValueError("--resume goes on with the settings of the run; leave --set, --data and --first-stage out")
-    kind, name = type(recipe.settings(None)), RECIPES.name(asked.recipe)
-    try:
-        stored = json.loads(config.read_bytes())
-        data, began = stored["data"], stored["recipe"]
-        home = Path(data) if data else None
-        settings = kind.model_validate(stored["settings"]) if began == name else None
-    except FileNotFoundError:
-        raise ValueError(f"{config.parent} holds no run to go on with; leave --resume out to begin one") from None
-    except (ValidationError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{config} is damaged; it must be the file that the run wrote") from None
-    if settings is None:
-        raise ValueError(f"{config.parent} holds a run of the recipe {began}; go on with: sfumato train {began}")
-    return settings, home
+def _stored(asked: Train, name: str, recipe: Recipe, out: Path) -> Beginning:
+    if asked.set or asked.first_stage:
+        raise ValueError("--resume goes on with the settings of the run; leave --set and --first-stage out")
+    began = beginning.read(out, name, type(recipe.settings(None)))
+    return replace(began, data=asked.data) if asked.data else began  # the same pictures, which may have moved
 
 
 def _show(events: Iterator[Event]) -> None:
@@ -138,8 +147,10 @@ def _show(events: Iterator[Event]) -> None:
                 stages.begin(event)
             elif isinstance(event, Stepped):
                 stages.step(event)
-            else:
-                console.print(_line(event))
+            elif isinstance(event, Encoded):
+                stages.encode(event)
+            elif not isinstance(event, Ready):
+                stages.say(_line(event))
 
 
 class _Stages:
@@ -149,27 +160,39 @@ class _Stages:
         self.console, self.bars = console, bars
         self.task: TaskID | None = None
         self.timed: list[float] = []
+        self.dearer: tuple[int, ...] = ()
         self.said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def begin(self, event: Begun) -> None:
         if self.task is not None:
             self.bars.stop_task(self.task)
         stage, plan = event.stage, event.plan
-        self.timed = []
-        self.console.print(f"{stage}: {plan.steps:,} steps of {plan.batch} pictures, at step {event.step:,}")
+        self.timed, self.dearer = [], event.dearer
+        self.say(f"{stage}: {plan.steps:,} steps of {plan.batch} pictures, at step {event.step:,}")
         self.task = self.bars.add_task(stage, total=plan.steps, completed=event.step, loss="")
+
+    def encode(self, event: Encoded) -> None:
+        if self.task is None or self.bars.tasks[self.task].description != "latents":
+            self.task = self.bars.add_task("latents", total=event.total, loss="")
+        self.bars.update(self.task, completed=event.done)
 
     def step(self, event: Stepped) -> None:
         p, loss = event.progress, f"loss {event.progress.losses['loss']:.4f}"
+        if p.step - 1 in self.dearer:
+            self.timed = []
         self.timed.append(p.seconds)
         if len(self.timed) == PROBE:
             left = _minutes(min(self.timed) * (p.steps - p.step))
-            self.console.print(f"{event.stage}: {left} to go ({PROBE} steps timed)")
+            later = next((f"; steps after {n:,} take longer" for n in self.dearer if n >= p.step), "")
+            self.say(f"{event.stage}: {left} to go ({PROBE} steps timed{later})")
         assert self.task is not None
         self.bars.update(self.task, completed=p.step, loss=loss)
         if not self.console.is_terminal and time.monotonic() - self.said > 60:  # noqa: PLR2004
             self.said = time.monotonic()
-            self.console.print(f"{event.stage}: step {p.step:,} of {p.steps:,}, {loss}")
+            self.say(f"{event.stage}: step {p.step:,} of {p.steps:,}, {loss}")
 
 
 def _line(event: RolledBack | Wrote | Found) -> str:

@@ -86,6 +86,16 @@ def sha256(path: Path) -> str:
         raise ValueError(f"{path} cannot be read ({error.strerror}); the folder is not complete") from None
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The hash of tensors with their names, types and shapes, whatever file they came from."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{name} {DTYPES[flat.dtype]} {list(flat.shape)}\n".encode())
+        whole.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
 def sha256_of(paths: Sequence[Path]) -> str:
     """The hash of a file, or of several the hash of their hashes."""
     hashes = [sha256(path) for path in paths]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.models.config import Closed
-from sfumato.recipes import emoji, first_stage, first_stages, seen, text_to_image, tiny_decoder
+from sfumato.recipes import diffusion, emoji, first_stage, first_stages, pixels, seen, tiny_decoder
+from sfumato.recipes.diffusion import DiffusionTraining, Material
 from sfumato.recipes.events import Event
 from sfumato.recipes.first_stage import FirstStageTraining
 from sfumato.recipes.seen import Seen
-from sfumato.recipes.text_to_image import Material, TextToImage
 from sfumato.recipes.tiny_decoder import TinyDecoderTraining
 from sfumato.registry import Registry
 
@@ -29,7 +29,7 @@ class Recipe:
 RECIPES: Registry[Recipe] = Registry("recipe")
 
 
-def _captioned(data: Path | None, settings: TextToImage) -> Material:
+def _captioned(data: Path | None, settings: DiffusionTraining) -> Material:
     return emoji.material(data, settings.model.resolution)
 
 
@@ -37,7 +37,11 @@ def _pictures(data: Path | None, settings: FirstStageTraining | TinyDecoderTrain
     return seen.seen(data, settings.resolution)
 
 
-RECIPES.add("emoji", Recipe("text to image, 64 pixels", lambda _data: emoji.settings(), _captioned, text_to_image.run))
+RECIPES.add("emoji", Recipe("text to image, 64 pixels", lambda _data: emoji.settings(), _captioned, diffusion.run))
+RECIPES.add(
+    "pixels",
+    Recipe("tiny pictures, of a class where there are classes", pixels.settings, pixels.material, diffusion.run),
+)
 for _kind in ("kl", "vq"):
     for _factor in first_stages.LEVELS:
         _settings = partial(first_stages.small, _kind, _factor)

@@ -1,22 +1,25 @@
 """How the autoencoder of a first stage is trained: a step is the autoencoder's phase, then its critic's."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from sfumato.data.part import spaced
+from sfumato.data.sample import Dataset
 from sfumato.data.training import TrainingPictures, cut
 from sfumato.diffusion.noise import Address
-from sfumato.evaluate.reconstruction import at_once
-from sfumato.io import checkpoint, feature_networks
+from sfumato.evaluate.reconstruction import at_once, reconstructed
+from sfumato.io import feature_networks
+from sfumato.io import pictures as files
 from sfumato.latents.adversary import Adversary, Criticism
 from sfumato.latents.autoencoding import Autoencoding, Losses
 from sfumato.latents.codes import start_from_latents
+from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.kl import KLFirstStage
 from sfumato.latents.statistics import LatentStatistics
 from sfumato.latents.vq import VQFirstStage
@@ -24,7 +27,7 @@ from sfumato.models.config import Closed, within_bounds
 from sfumato.nets.autoencoder import NARROWEST, moments
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.patchgan import PatchGan, PatchGanSize
-from sfumato.recipes.events import Event, reported
+from sfumato.recipes.events import Event, Stepped, Wrote, reported
 from sfumato.train.batches import indices
 from sfumato.train.fit import Batch, Batches, Phase
 from sfumato.train.plan import Plan
@@ -33,9 +36,11 @@ from sfumato.train.state import State
 from sfumato.train.watch import Watch
 
 SAMPLE = 2048  # pictures, at most, that the first weights are fitted to
+SHOWN = 8  # pictures of a preview
 LOWERED = 0.25  # of the adversary's weight, after the training went wrong
 
 Stage = KLFirstStage | VQFirstStage
+File = Annotated[Path, AfterValidator(Path.absolute)]  # so that a run can go on from any folder
 
 
 class FirstStageRun(Closed):
@@ -44,7 +49,7 @@ class FirstStageRun(Closed):
     plan: Plan
     losses: Losses = Losses()
     adversary: Adversary | None = None
-    features: Path | None = None  # a file of LPIPS weights; those that ship with the project if not said
+    features: File | None = None  # a file of LPIPS weights; those that ship with the project if not said
     crop: int | None = Field(default=None, ge=1)  # pixels a side of what a step sees of a picture; all if not said
     flips: bool = False  # half of the pictures mirrored
 
@@ -54,17 +59,23 @@ class FirstStageRun(Closed):
         if self.adversary:
             _judges(self.adversary.critic, self.crop or resolution)
 
+    @property
+    def dearer(self) -> tuple[int, ...]:
+        """The steps from which on a step takes longer."""
+        begins = [self.losses.perceptual_from] if self.losses.perceptual > 0 else []
+        return tuple(sorted({*begins, *([self.adversary.start] if self.adversary else [])} - {0}))
+
     @model_validator(mode="after")
     def _lasts(self) -> Self:
         if self.adversary and self.adversary.start >= self.plan.steps:
             raise ValueError(
                 f"adversary.start is {self.adversary.start}, and the run ends at {self.plan.steps}; begin earlier, or "
-                "set adversary=none"
+                "set the adversary to none"
             )
         if self.losses.perceptual > 0 and self.losses.perceptual_from >= self.plan.steps:
             raise ValueError(
                 f"losses.perceptual_from is {self.losses.perceptual_from}, and the run ends at {self.plan.steps}; "
-                "begin earlier, or set losses.perceptual=0"
+                "begin earlier, or set its weight, losses.perceptual, to 0"
             )
         return self
 
@@ -95,11 +106,17 @@ def perceptual(weight: float, features: Path | None, *, side: int) -> tuple[Lpip
 
 
 def trained(
-    run: FirstStageRun, stage: Stage, pictures: TrainingPictures, home: Path, lpips: Lpips | None
+    run: FirstStageRun,
+    stage: Stage,
+    pictures: TrainingPictures,
+    home: Path,
+    lpips: Lpips | None,
+    held_out: Dataset | None = None,
 ) -> Generator[Event, None, State]:
-    """Train the network of `stage` in the folder `home`, leave the average of its weights in it, return the state."""
-    if checkpoint.latest(home) is None:
-        _start(stage, pictures, run.plan.seed)
+    """Train the network of `stage` in the folder `home`, leave the average of its weights in it, return the state.
+
+    A preview shows the first pictures of those that are held out above what they become.
+    """
     critic = PatchGan(run.adversary.critic) if run.adversary else None
     objective = Autoencoding(stage.net, lpips, run.losses, steps=run.plan.steps, adversary=run.adversary, critic=critic)
     state = State(stage.net, run.plan, memory=objective.memory)
@@ -111,8 +128,11 @@ def trained(
     remedy = _remedy(objective, state, run.adversary) if run.adversary else None
 
     source = batches(pictures, run.plan, crop=run.crop, flips=run.flips)
-    steps = train(phases, source, home, watch=Watch, remedy=remedy)
-    yield from reported("first stage", steps, state)
+    steps = train(
+        phases, source, home, watch=Watch, remedy=remedy, begin=lambda: _start(stage, pictures, run.plan.seed)
+    )
+    events = reported("first stage", steps, state, dearer=run.dearer)
+    yield from previewed(events, state, stage, held_out, home / "samples")
     state.ema.copy_to(stage.net)
     stage.eval().requires_grad_(False)
     return state
@@ -136,6 +156,22 @@ def posterior(stage: Stage, images: Tensor) -> tuple[Tensor, Tensor]:
         return mean, logvar
     mean = stage.raw(images)
     return mean, torch.full_like(mean, NARROWEST)
+
+
+def previewed(
+    events: Iterator[Event], state: State, stage: FirstStage, pictures: Dataset | None, home: Path
+) -> Iterator[Event]:
+    """The events of a stage, and each `plan.preview` steps a picture: some of `pictures` above what they become."""
+    for event in events:
+        yield event
+        if pictures is not None and isinstance(event, Stepped) and event.progress.every(state.plan.preview):
+            shown = TrainingPictures(pictures)
+            x = shown.stack(shown.sound(SHOWN))
+            with state.ema.shown():
+                y = reconstructed(stage, x).clamp(-1, 1)
+            path = home / f"step-{state.step}.png"
+            files.save_png(files.sheet(torch.cat([x, y]), columns=len(x)), path, {})
+            yield Wrote("preview", path)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sfumato.data import Emoji, Folder, Split, captions, concrete_ids
+from sfumato.data import Emoji, Split, captions, concrete_ids, opened
 from sfumato.data.part import split
 from sfumato.io.model_folder import Defaults
 from sfumato.latents.autoencoding import Losses
@@ -11,15 +11,15 @@ from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 from sfumato.recipes.autoencoder import FirstStageRun
-from sfumato.recipes.text_to_image import DiffusionRun, Material, TextToImage
+from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material
 from sfumato.train.plan import Plan
 
 STYLES = ("3d", "flat")  # that the denoiser learns; the autoencoder sees all four
 
 
-def settings() -> TextToImage:
+def settings() -> DiffusionTraining:
     """The settings of the bundled model."""
-    return TextToImage(
+    return DiffusionTraining(
         name="emoji",
         defaults=Defaults(guidance=1.5),
         model=ModelConfig(
@@ -42,7 +42,7 @@ def settings() -> TextToImage:
             resolution=64,
         ),
         first_stage=FirstStageRun(
-            plan=Plan(steps=2000, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=2000),
+            plan=Plan(steps=2000, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=500),
             losses=Losses(perceptual=0.1, perceptual_from=1600, squares=5.0, kl=1e-3),
         ),
         diffusion=DiffusionRun(
@@ -58,20 +58,22 @@ def material(data: Path | None = None, size: int = 64) -> Material:
     concrete = concrete_ids()
     return Material(
         pictures=Emoji(split=Split.TRAIN),
-        captioned=Emoji(split=Split.TRAIN, styles=STYLES, concepts=concrete),
+        told=Emoji(split=Split.TRAIN, styles=STYLES, concepts=concrete),
         held_out=Emoji(split=Split.CONCEPT),
-        captions=lambda sample: captions(sample["meta"]),
+        ways=lambda sample: tuple({"caption": way} for way in captions(sample["meta"])),
         about=f"emoji world, concrete concepts in the styles {', '.join(STYLES)}",
+        fingerprint=Emoji(split="all").fingerprint,
     )
 
 
 def _folder(data: Path, size: int) -> Material:
-    whole = Folder(data, size=size)
+    whole = opened(data, size=size)
     rest, held_out = split(whole, every=25)
     return Material(
         pictures=rest,
-        captioned=whole,
+        told=whole,
         held_out=held_out,
-        captions=lambda sample: (sample["caption"],),
+        ways=lambda sample: tuple({"caption": way} for way in sample["captions"]),
         about=f"{len(whole)} pictures of the folder {data.name}",
+        fingerprint=whole.fingerprint,
     )

@@ -11,12 +11,20 @@ from sfumato.train.state import State
 
 
 @dataclass(frozen=True)
+class Ready:
+    """All that can be wrong before the first step has been looked at; nothing is written before this."""
+
+    rests_on: dict[str, str]  # what the run takes from outside -> a fingerprint of it
+
+
+@dataclass(frozen=True)
 class Begun:
     """A stage begins, or goes on at `step`."""
 
     stage: str
     step: int
     plan: Plan
+    dearer: tuple[int, ...] = ()  # steps from which on a step takes longer
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,14 @@ class Stepped:
 
     stage: str
     progress: Progress
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """So many pictures of so many have latents that are kept."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -50,10 +66,12 @@ class Found:
     text: str
 
 
-Event = Begun | Stepped | RolledBack | Wrote | Found
+Event = Ready | Encoded | Begun | Stepped | RolledBack | Wrote | Found
 
 
-def reported(stage: str, steps: Iterator[Progress | Rollback], state: State) -> Iterator[Event]:
+def reported(
+    stage: str, steps: Iterator[Progress | Rollback], state: State, *, dearer: tuple[int, ...] = ()
+) -> Iterator[Event]:
     """A stage's progress as events. The first step is done before it is said where the stage began."""
     begun = False
     for event in steps:
@@ -62,8 +80,8 @@ def reported(stage: str, steps: Iterator[Progress | Rollback], state: State) -> 
             begun = False
             continue
         if not begun:
-            yield Begun(stage, event.step - 1, state.plan)
+            yield Begun(stage, event.step - 1, state.plan, dearer)
             begun = True
         yield Stepped(stage, event)
     if not begun:
-        yield Begun(stage, state.step, state.plan)
+        yield Begun(stage, state.step, state.plan, dearer)

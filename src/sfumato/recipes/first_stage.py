@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from pydantic import Field, model_validator
 
+from sfumato.data.part import LEAST
 from sfumato.data.training import TRIED, TrainingPictures
 from sfumato.io import first_stage_folder
 from sfumato.io.first_stage_folder import FirstStageFile
@@ -15,7 +16,8 @@ from sfumato.models.latent_diffusion import autoencoder_of
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.lpips import Lpips
 from sfumato.recipes.autoencoder import FirstStageRun, calibrated, perceptual, trained
-from sfumato.recipes.events import Event, Found, Wrote
+from sfumato.recipes.beginning import rests_on
+from sfumato.recipes.events import Event, Found, Ready, Wrote
 from sfumato.recipes.report import report
 from sfumato.recipes.seen import Seen
 from sfumato.train.stage import rollbacks
@@ -24,7 +26,7 @@ from sfumato.train.stage import rollbacks
 class FirstStageTraining(Closed):
     """All settings of a run. Every one can be set from the command line by its path: `run.plan.steps=2000`."""
 
-    name: str
+    name: str = Field(min_length=1)
     size: AutoencoderSize
     resolution: int = Field(default=128, ge=8, le=4096)  # pixels a side that pictures are brought to
     run: FirstStageRun
@@ -55,10 +57,12 @@ def _run(
     stage = autoencoder_of(settings.size)
     learnt = TrainingPictures(material.training)
     unreadable = len(material.unreadable)
-    yield Found(f"{material.about}; {material.held} are held out, {unreadable} were left out as unreadable")
+    held = f"{material.held} are held out" if material.held else f"none are held out, of fewer than {LEAST}"
+    yield Found(f"{material.about}; {held}, {unreadable} were left out as unreadable")
     lpips, called = features
     learnt.check(TRIED)
-    state = yield from trained(settings.run, stage, learnt, out / "first-stage", lpips)
+    yield Ready(rests_on(material.fingerprint, settings.run.features))
+    state = yield from trained(settings.run, stage, learnt, out / "first-stage", lpips, material.held_out)
     calibrated(stage, learnt, most=settings.statistics)
     provenance = {
         "recipe": settings.model_dump(mode="json", exclude={"size"}),

@@ -38,7 +38,7 @@ def small(kind: str, factor: int, data: Path | None) -> FirstStageTraining:
         resolution=128 if data else 64,
         statistics=2000,
         run=FirstStageRun(
-            plan=Plan(steps=steps, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=steps),
+            plan=Plan(steps=steps, batch=16, rate=1.5e-3, warmup=50, ema=0.995, save=250, preview=400),
             losses=Losses(squares=5.0, perceptual=0.1, perceptual_from=steps * 8 // 10),
             adversary=Adversary(
                 critic=PatchGanSize(width=32, layers=2), start=steps * 17 // 20, warmup=100, weight=0.2, rate=5e-4

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 
 from sfumato import __version__
-from sfumato.data import Dataset, Emoji, Folder, Split
+from sfumato.data import Dataset, Emoji, Split, opened
+from sfumato.data.fingerprint import Fingerprint
+from sfumato.data.listing import shown
 from sfumato.data.part import Part, split, spread
 from sfumato.data.training import TrainingPictures
 from sfumato.evaluate.first_stage import KEPT
+from sfumato.evaluate.verdict import ENOUGH
 from sfumato.train.state import State
 
-EVERY, MOST = 20, 400  # one picture in so many is held out, and no more than so many
+EVERY, MOST = 20, 400  # one picture in so many is held out, and no more than so many;
+SMALL = 5  # of a small folder one in so many, so that there are enough to judge by
 LEAST = 2  # pictures, of which distances of features can be taken
 
 
@@ -23,9 +27,10 @@ class Seen:
     """What a first stage is trained on, and what it is judged by."""
 
     training: Dataset
-    held_out: Dataset | None
+    held_out: Dataset | None  # the first are far apart, so that a contact sheet shows more than one sub-folder
     unreadable: tuple[str, ...]  # files that were left out, and why
     about: str
+    fingerprint: Fingerprint  # of all of them
 
     @property
     def judged(self) -> Dataset:
@@ -66,10 +71,12 @@ def seen(data: Path | None, resolution: int) -> Seen:
     """The pictures of a folder, or of the emoji world where none is given."""
     if data is None:
         whole = Emoji(split=Split.TRAIN, size=resolution)
-        return Seen(whole, Emoji(split=Split.CONCEPT, size=resolution), (), "emoji world, all styles")
-    folder = Folder(data, size=resolution)
-    training, held_out = split(folder, every=EVERY, most=MOST)
+        unseen = Emoji(split=Split.CONCEPT, size=resolution)
+        judged = Part(unseen, spread(len(unseen), KEPT))
+        return Seen(whole, judged, (), "emoji world, all styles", Emoji(split="all").fingerprint)
+    folder = opened(data, size=resolution)
+    training, held_out = split(folder, every=min(EVERY, max(SMALL, len(folder) // ENOUGH)), most=MOST)
     if held_out is not None:
-        held_out = Part(held_out, spread(len(held_out), KEPT))  # so that a contact sheet shows more than one sub-folder
-    unreadable = tuple(f"{path}: {why}" for path, why in folder.skipped)
-    return Seen(training, held_out, unreadable, f"{len(folder)} pictures of the folder {data.name}")
+        held_out = Part(held_out, spread(len(held_out), KEPT))  # see `Seen.held_out`
+    unreadable = tuple(f"{shown(path)}: {why}" for path, why in folder.skipped)
+    return Seen(training, held_out, unreadable, f"{len(folder)} pictures of the folder {data.name}", folder.fingerprint)

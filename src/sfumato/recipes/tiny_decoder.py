@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sfumato.data.training import TRIED, TrainingPictures
-from sfumato.io import first_stage_folder, first_stages
+from sfumato.io import first_stage_folder, first_stages, model_folder
 from sfumato.io.first_stage_folder import FirstStageFile
 from sfumato.io.first_stages import LoadedFirstStage
 from sfumato.latents.distilling import Distilling
@@ -16,8 +17,9 @@ from sfumato.latents.tiny import TinyFirstStage
 from sfumato.models.config import Closed
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.tiny import TinySize
-from sfumato.recipes.autoencoder import batches, calibrated, check_sides, perceptual
-from sfumato.recipes.events import Event, Found, Wrote, reported
+from sfumato.recipes.autoencoder import File, batches, calibrated, check_sides, perceptual, previewed
+from sfumato.recipes.beginning import rests_on
+from sfumato.recipes.events import Event, Found, Ready, Wrote, reported
 from sfumato.recipes.report import report
 from sfumato.recipes.seen import Seen
 from sfumato.train.fit import Phase
@@ -33,22 +35,22 @@ UNSAID = 500  # pictures over which the statistics of latents are taken that a f
 class TinyDecoderTraining(Closed):
     """All settings of a run. Every one can be set from the command line by its path: `plan.steps=2000`."""
 
-    name: str = "tiny-decoder"
-    teacher: str = "emoji"  # a model, or a first stage alone, by name or path
+    name: str = Field(default="tiny-decoder", min_length=1)
+    teacher: Annotated[str, AfterValidator(model_folder.from_anywhere)] = "emoji"  # a model or a first stage
     width: int = Field(default=32, ge=1, le=1024)
     blocks: int = Field(default=2, ge=1, le=16)
     resolution: int = Field(default=64, ge=8, le=4096)
     plan: Plan
     squares: float = Field(default=1.0, ge=0)
     perceptual: float = Field(default=0.1, ge=0)
-    features: Path | None = None
+    features: File | None = None
     crop: int | None = Field(default=None, ge=1)
     flips: bool = False
 
 
 def settings(data: Path | None) -> TinyDecoderTraining:
     """For the bundled model and its world, or for a teacher and a folder of pictures."""
-    plan = Plan(steps=2000, batch=16, rate=1e-3, warmup=50, ema=0.995, save=250, preview=2000)
+    plan = Plan(steps=2000, batch=16, rate=1e-3, warmup=50, ema=0.995, save=250, preview=500)
     return TinyDecoderTraining(plan=plan, resolution=128 if data else 64, crop=64 if data else None, flips=bool(data))
 
 
@@ -97,13 +99,15 @@ def _run(
     count, large = (sum(p.numel() for p in net.parameters()) for net in (student, teacher.stage.net.decoder))
     yield Found(f"{material.about}; a decoder of {count:,} weights learns from one of {large:,} ({teacher.name})")
     pictures.check(TRIED)
+    yield Ready(rests_on(material.fingerprint, settings.features, teacher.stage))
     if not isinstance(teacher.stage, TinyFirstStage) and float(teacher.stage.std) == 1:
         calibrated(teacher.stage, pictures, most=UNSAID)  # its file does not say what its latents are like
     objective = Distilling(student, teacher.stage, lpips, squares=settings.squares, perceptual=settings.perceptual)
     state = State(student, settings.plan)
     source = batches(pictures, settings.plan, crop=settings.crop, flips=settings.flips)
     steps = train(Phase(objective, state), source, out / "tiny-decoder", watch=Watch)
-    yield from reported(STAGE, steps, state)
+    events = reported(STAGE, steps, state)
+    yield from previewed(events, state, stage, material.held_out, out / "tiny-decoder" / "samples")
     state.ema.copy_to(student)
     stage.eval().requires_grad_(False)
     provenance = {
@@ -116,4 +120,4 @@ def _run(
     own = {k: v for k, v in stage.state_dict().items() if not k.startswith("encoder.")}
     first_stage_folder.save(out / "model", file, about, own)
     yield Wrote(STAGE, out / "model")
-    yield from report(out, file, stage, material.judged, unseen=material.held > 0)
+    yield from report(out, file, stage, material.judged, unseen=material.held > 0, large=teacher.stage)
