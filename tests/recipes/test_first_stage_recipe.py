@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from fill import inp
+from held import Held
 from quick import features_are_means
-from sfumato.data import Sample
 from sfumato.data.fingerprint import Fingerprint
 from sfumato.evaluate.first_stage import FirstStageScore
 from sfumato.io import first_stages, pictures, tensors
@@ -88,21 +87,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def material(folder: Path) -> Seen:
     return seen(folder, 32)
-
-
-class Held:
-    """Pictures in memory."""
-
-    fields = frozenset({"image"})
-
-    def __init__(self, images: list[Tensor]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int, /) -> Sample:
-        return {"image": self.images[i]}
 
 
 def metrics(home: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny
 from fill import inp
-from sfumato.data import Sample
+from held import Held
 from sfumato.evaluate.reconstruction import as_saved
 from sfumato.io import tensors
 from sfumato.io.latent_cache import LatentCache, key
@@ -22,21 +22,6 @@ from sfumato.recipes.events import Encoded, Event
 from sfumato.recipes.latents import encoded, latents_of
 
 SIZE = AutoencoderSize(channels=8, mult=(1, 2), blocks=1, latent_channels=4)
-
-
-class Held:
-    """Pictures in memory."""
-
-    fields = frozenset({"image"})
-
-    def __init__(self, images: list[Tensor]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int, /) -> Sample:
-        return {"image": self.images[i]}
 
 
 def pictures(n: int, side: int = 16, begin: int = 0) -> list[Tensor]:

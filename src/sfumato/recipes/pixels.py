@@ -18,7 +18,7 @@ DIM = 64  # of a class's token
 def settings(data: Path | None) -> DiffusionTraining:
     """A network of 1.05 M weights and 1,500 steps, of a side and of as many classes as the folder has.
 
-    8 x 8 digits in ten classes take two minutes on one CPU core (`python benchmarks/digits.py`).
+    8 x 8 digits in ten classes take four minutes of one CPU core (`python benchmarks/digits.py`).
     """
     side, classes = _found(data)
     conditioner = LabelsConfig(classes=classes + 1, dim=DIM, null=classes) if classes else None
