@@ -40,6 +40,12 @@ class Case:
     stages: dict[str, int]  # folder -> steps
     plans: tuple[str, ...]  # the settings that they have
     changes: tuple[str, ...]
+    base: bool = False  # whether it goes on from a model that is there
+
+    def begun(self, data: Path, workers: int) -> list[str]:
+        """What it is begun with; the model is beside the pictures."""
+        model = ["--model", str(data.parent / "tiny")] if self.base else []
+        return ["--data", str(data), *model, "--set", *self.settings(workers)]
 
     def settings(self, workers: int) -> list[str]:
         plans = [f"{plan}.{s}" for plan in self.plans for s in ("save=1", f"workers={workers}", "batch=3", "warmup=2")]
@@ -80,13 +86,31 @@ CASES = {
             *("run.adversary.critic.layers=1", "run.adversary.start=5", "run.adversary.warmup=4"),
         ),
     ),
+    "lora": Case(
+        "lora",
+        {"diffusion": 25},
+        ("diffusion.plan",),
+        ("lora.rank=2", "previews=1", "diffusion.plan.preview=15"),
+        base=True,
+    ),
+    "dreambooth": Case(
+        "dreambooth",
+        {"diffusion": 20},
+        ("diffusion.plan",),
+        (
+            *("prompt=two zog dogs", "prior.prompt=two dogs", "prior.pictures=20", "prior.steps=1", "lora.rank=2"),
+            *("previews=1", "diffusion.plan.preview=15"),
+        ),
+        base=True,
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures with captions, in two classes."""
+    """Ten pictures with captions, in two classes; and beside them a model."""
     root = tmp_path_factory.mktemp("data") / "things"
+    tiny.folder(root.parent / "tiny")
     for i, caption in enumerate([*tiny.CAPTIONS, "a blue house", "one cat, 3d"] * 2):
         path = root / ("ants", "bees")[i % 2] / f"{i}.png"
         pictures.save_png((inp(f"picture {i}", 3, 16, 16) / 2).clamp(-1, 1), path, {})
@@ -106,7 +130,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         if name not in found:
             home = tmp_path_factory.mktemp("whole") / "run"
             case, began = CASES[name], time.monotonic()
-            arguments = ["train", case.recipe, "--data", str(data), "--out", str(home), "--set", *case.settings(0)]
+            arguments = ["train", case.recipe, "--out", str(home), *case.begun(data, 0)]
             assert main(arguments) == 0
             found[name] = home, time.monotonic() - began
         return found[name]
@@ -134,7 +158,7 @@ class Run:
         if (self.home / "config.json").exists():
             command += ["--resume"]
         else:
-            command += ["--data", str(self.data), "--set", *self.case.settings(self.workers)]
+            command += self.case.begun(self.data, self.workers)
         return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
     def kill(self) -> bool:

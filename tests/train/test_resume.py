@@ -19,10 +19,13 @@ from sfumato.diffusion.noise import Address
 from sfumato.io import opening, pictures, tensors
 from sfumato.io.model_folder import Defaults
 from sfumato.latents.autoencoding import Losses
-from sfumato.recipes import diffusion, emoji
+from sfumato.recipes import emoji, told
 from sfumato.recipes.autoencoder import FirstStageRun
-from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material, run
+from sfumato.recipes.diffusion import run
 from sfumato.recipes.events import Begun, Event, Stepped, Wrote
+from sfumato.recipes.material import Material
+from sfumato.recipes.settings import DiffusionRun, DiffusionTraining
+from sfumato.recipes.told import Told
 from sfumato.train.plan import Plan
 
 STEPS = {"first stage": 4, "diffusion": 8}
@@ -125,13 +128,13 @@ def test_dropped_captions_are_read_as_the_empty_one(monkeypatch: pytest.MonkeyPa
         seen.append(cond)
         return z.flatten(1).mean(1)
 
-    monkeypatch.setattr(diffusion, "denoising_loss", loss)
+    monkeypatch.setattr(told, "denoising_loss", loss)
     model = tiny.model()
     n = 1000
     latent = torch.zeros(n, 4, 4, 4)
     tokens = model.conditioner.collate([{"caption": "two dogs"}])
     batch = {k: v.expand(n, -1) for k, v in tokens.items()} | {"mean": latent, "logvar": latent}
-    diffusion._Told(model, 0.3, "uniform")(batch, Address.of(0, torch.arange(n), 5))
+    Told(model, 0.3, "uniform")(batch, Address.of(0, torch.arange(n), 5))
     vectors = seen[0].vector
     caption, null = model.conditioner.of(["two dogs"]).vector, model.conditioner.null(1).vector
     assert vectors is not None

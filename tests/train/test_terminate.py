@@ -14,7 +14,7 @@ from fill import inp
 from quick import features_are_means
 from sfumato.cli.main import main
 from sfumato.io import pictures
-from sfumato.recipes import diffusion, first_stage, latents, pixels
+from sfumato.recipes import delivered, first_stage, latents, pixels
 from sfumato.train import fit, stop
 
 PIXELS = [
@@ -102,7 +102,7 @@ def test_while_a_preview_of_a_stage_is_made(data: Path, tmp_path: Path, capsys: 
     """The preview is finished first."""
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        at_call(diffusion, "generate", 1, patch)
+        at_call(delivered, "generate", 1, patch)
         said = train("pixels", out, "--data", data, "--set", *PIXELS, capsys=capsys)
     assert said == f"stopped at step 4; go on with: sfumato train pixels --out {out} --resume"
     assert sorted(p.name for p in (out / "samples").iterdir()) == ["step-4.png"]
@@ -113,7 +113,7 @@ def test_after_the_last_step(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     train("pixels", tmp_path / "whole", "--data", data, "--set", *PIXELS, capsys=capsys)
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        at_call(diffusion, "generate", 2, patch)
+        at_call(delivered, "generate", 2, patch)
         said = train("pixels", out, "--data", data, "--set", *PIXELS, capsys=capsys)
     assert said == f"stopped; go on with: sfumato train pixels --out {out} --resume"
     assert not (out / "samples" / "step-8.png").exists()

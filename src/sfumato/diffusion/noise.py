@@ -36,6 +36,11 @@ class Stream(IntEnum):
     AUGMENT = 7  # how its picture is cut and turned
     CODES = 8  # where an entry of a codebook is put
     OFFSET = 9  # what all pixels of a channel share in the noise
+    DEGRADE = 20  # how its picture is blurred and made small
+    GRAIN = 21  # the noise in the small one
+    HOLE = 22  # what of it is painted anew
+    CRITIC_TIME = 23  # the noise level at which a critic of clean guesses sees it
+    CRITIC_NOISE = 24  # and the noise
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
@@ -58,18 +63,27 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
 class Address:
     """Where the numbers of a batch live: a seed and an index for each sample, and a step common to all.
 
-    `seed` and `index` are int64 tensors (B,) (or broadcast against each other); `index` is below 2^32.
+    `seed` and `index` are int64 tensors (B,) (or broadcast against each other); `index` is below 2^32. Of a part of a
+    batch, `place` (B,) says where its samples stand in the whole of `batch` samples.
     """
 
     seed: Tensor
     index: Tensor
     step: int = 0
+    place: Tensor | None = None  # 0, 1, ... if not said
+    batch: int | None = None  # as many as there are if not said
 
     @staticmethod
     def of(seed: int, index: Tensor | Sequence[int], step: int = 0) -> "Address":
         """One seed for all samples."""
         index = torch.as_tensor(index, dtype=torch.int64)
         return Address(torch.full_like(index, _signed(seed)), index, step)
+
+    def chunks(self, n: int) -> list["Address"]:
+        """The addresses of `n` equal parts, one after the other."""
+        places = torch.arange(len(self.index)) if self.place is None else self.place
+        parts = zip(self.seed.chunk(n), self.index.chunk(n), places.chunk(n), strict=True)
+        return [Address(seed, index, self.step, place, self.batch or len(places)) for seed, index, place in parts]
 
     def uniform(self, stream: Stream, n: int = 1) -> Tensor:
         """(B, n) float64, strictly between 0 and 1."""

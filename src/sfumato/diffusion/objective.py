@@ -123,7 +123,7 @@ def times(kind: Times, at: Address, schedule: Schedule) -> Tensor:
         case "uniform":
             part = u[:, 0]
         case "stratified":
-            part = (torch.arange(len(u)) + u[:, 0]) / len(u)
+            part = ((torch.arange(len(u)) if at.place is None else at.place) + u[:, 0]) / (at.batch or len(u))
         case "logit_normal":
             part = torch.sigmoid(torch.special.ndtri(u[:, 0]))
     low, high = schedule.span

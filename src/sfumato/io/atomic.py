@@ -42,23 +42,39 @@ def folder(path: Path) -> Iterator[Path]:
 
     An OSError names a file, or the folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    beside = staged(path)
     with _named(path):
         try:
             yield beside
-            for file in beside.rglob("*"):
-                _sync(file)
-            if path.exists():
-                path.replace(old)
-            beside.replace(path)
+            put(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-        _sync(path.parent)
+
+
+def staged(path: Path) -> Path:
+    """An empty folder beside `path`, to be filled and `put` in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    return beside
+
+
+def put(beside: Path, path: Path) -> None:
+    """Let a folder take the place of `path`, when all of it is on the disk."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    for file in beside.rglob("*"):
+        _sync(file)
+    if path.exists():
+        path.replace(old)
+    try:
+        beside.replace(path)
+    except OSError:
+        if old.exists():
+            old.replace(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(path.parent)
 
 
 @contextmanager

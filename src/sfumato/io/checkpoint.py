@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sfumato.io import atomic, tensors
+from sfumato.world import ALONE, World, divided
 
-FORMATS = (1, 2)  # that can be read; the last is written
+PLAIN = "state.safetensors"  # of a checkpoint in one file; one of several processes has others
+FORMATS = (1, 2, 3)  # that can be read: without a seal, in one file, and in several
 SPARE = 2**20  # bytes that a checkpoint may need beside its tensors
 NAMED = 4  # damaged ones, at most, that a message names
 _NAME = re.compile(r"step-(0|[1-9][0-9]{0,17})")
@@ -23,6 +26,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Found = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and numbers, as they were saved."""
+
+
+class Sharing(NamedTuple):
+    """How processes read one checkpoint together, of which each has a part."""
+
+    like: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # tensors like the checkpoint's, to be filled
+    agree: Callable[[int], None]  # is told the step that this process found, -1 for none; raises where others differ
+
 
 Fits = Callable[[int, Mapping[str, Tensor], Mapping[str, Any]], bool]
 """Whether the content of `step-N`, N first, is what a training can go on from."""
@@ -60,30 +71,72 @@ class Keeping:
 
 # Writing --------------------------------------------------------------------------------------------------
 def save(
-    home: Path, step: int, weights: Mapping[str, Tensor], numbers: Mapping[str, Any], keeping: Keeping = Keeping()
+    home: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+    keeping: Keeping = Keeping(),
+    world: World = ALONE,
 ) -> Path:
-    """Write `home/step-N`, then forget those that are not to stay.
+    """Write `home/step-N`, then forget those that are not to stay. All processes call it, with what each has.
 
     OSError of one line if there is no room for it or it cannot be written; those before it are as they were.
     """
     path = home / f"step-{step}"
-    home.mkdir(parents=True, exist_ok=True)
     need = SPARE + sum(w.numel() * w.element_size() for w in weights.values())
-    try:
+
+    def begin() -> Path:
+        home.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(home).free < need:
             raise OSError(errno.ENOSPC, "the disk is full")
-        with atomic.folder(path) as folder:
-            tensors.write(folder / "state.safetensors", weights)
-            digest = tensors.sha256(folder / "state.safetensors")
-            manifest = {"format": FORMATS[-1], "sha256": digest, "numbers": dict(numbers)}
-            (folder / "manifest.json").write_bytes(_text({**manifest, "seal": _seal(manifest)}))
+        return atomic.staged(path)
+
+    def end(folder: Path) -> None:
+        names = sorted(file.name for file in folder.iterdir())
+        digests = {name: tensors.sha256(folder / name) for name in names}
+        one = names == [PLAIN]
+        manifest = {"format": 2 if one else 3, "sha256": digests[PLAIN] if one else digests, "numbers": dict(numbers)}
+        (folder / "manifest.json").write_bytes(_text({**manifest, "seal": _seal(manifest)}))
+        atomic.put(folder, path)
+        steps = _all(home)
+        stay = keeping.stay(list(steps), step)
+        for old in (old for n, old in steps.items() if n not in stay and n <= step):
+            shutil.rmtree(old)
+
+    try:
+        _written(weights, world, begin, end)
     except OSError as error:
         raise failed(home, f"the checkpoint of step {step}", error, need) from None
-    steps = _all(home)
-    stay = keeping.stay(list(steps), step)
-    for old in (old for n, old in steps.items() if n not in stay and n <= step):
-        shutil.rmtree(old)
     return path
+
+
+def _written(
+    weights: Mapping[str, Tensor], world: World, begin: Callable[[], Path], end: Callable[[Path], None]
+) -> None:
+    """Tensors into a new folder: by the first process, or by all where they are divided among them."""
+    staged: list[Path] = []
+
+    def made() -> None:
+        staged.append(begin())
+
+    def one() -> None:
+        made()
+        tensors.write(staged[0] / PLAIN, weights)
+        end(staged[0])
+
+    try:
+        if not any(divided(w) for w in weights.values()):
+            world.by_first(one)
+            return
+        from sfumato.io import sharded  # noqa: PLC0415 - a second that one process never needs
+
+        world.by_first(made)
+        folder = Path(world.told(str(staged[0]) if staged else ""))
+        sharded.save(folder, weights)
+        world.by_first(lambda: end(folder))
+    finally:
+        if staged:
+            shutil.rmtree(staged[0], ignore_errors=True)
 
 
 def failed(home: Path, what: str, error: OSError, need: int | None = None) -> OSError:
@@ -117,17 +170,22 @@ def mend(home: Path) -> None:
 
 
 # Reading --------------------------------------------------------------------------------------------------
-def latest(home: Path, fits: Fits = lambda *_: True) -> Found | None:
-    """The newest checkpoint that is whole and `fits`, or None; others are passed over for the one before."""
-    return _first(reversed(_all(home).items()), fits)
+def latest(home: Path, fits: Fits = lambda *_: True, sharing: Sharing | None = None) -> Found | None:
+    """The newest checkpoint that is whole and `fits`, or None; others are passed over for the one before.
+
+    With `sharing`, which all processes must give, each gets its parts of it.
+    """
+    return _first(reversed(_all(home).items()), fits, sharing)
 
 
-def before(home: Path, step: int, keeping: Keeping, fits: Fits = lambda *_: True) -> Found | None:
+def before(
+    home: Path, step: int, keeping: Keeping, fits: Fits = lambda *_: True, sharing: Sharing | None = None
+) -> Found | None:
     """The newest landmark up to a step, else the earliest one after it, that is whole and `fits`; or None."""
     steps = _all(home)
     marks = keeping.landmarks(steps)
     order = [*(n for n in reversed(marks) if n <= step), *(n for n in marks if n > step)]
-    return _first(((n, steps[n]) for n in order), fits)
+    return _first(((n, steps[n]) for n in order), fits, sharing)
 
 
 def check_none(home: Path) -> None:
@@ -141,17 +199,52 @@ def check_none(home: Path) -> None:
         )
 
 
-def _first(found: Iterable[tuple[int, Path]], fits: Fits) -> Found | None:
+def _first(found: Iterable[tuple[int, Path]], fits: Fits, sharing: Sharing | None) -> Found | None:
     for step, path in found:
         manifest = _manifest(path)
-        try:
-            if manifest is not None:
-                weights = tensors.load(path / "state.safetensors")
-                if fits(step, weights, manifest["numbers"]):
-                    return weights, manifest["numbers"]
-        except (ValueError, LookupError, TypeError, RuntimeError):  # the hash of another program's file is right
+        if manifest is None:
             continue
+        weights = _fitting(path, manifest, lambda w, n=step, m=manifest: fits(n, w, m["numbers"]), shared=bool(sharing))
+        if weights is None:
+            continue
+        if sharing is not None:
+            sharing.agree(step)  # before they read together
+            weights = sharing.like(weights)
+        if _filled(path, weights, shared=bool(sharing)):
+            return weights, manifest["numbers"]
+    if sharing is not None:
+        sharing.agree(-1)
     return None
+
+
+def _fitting(
+    path: Path, manifest: Mapping[str, Any], fits: Callable[[Mapping[str, Tensor]], bool], *, shared: bool
+) -> dict[str, Tensor] | None:
+    """The tensors of a checkpoint if they fit: those of one in several files, or of a shared one, without numbers."""
+    try:
+        if isinstance(manifest["sha256"], str) and not shared:
+            weights = tensors.load(path / PLAIN)
+        else:
+            from sfumato.io import sharded  # noqa: PLC0415 - a second that one process never needs
+
+            weights = sharded.described(path)
+        return weights if fits(weights) else None
+    except (ValueError, LookupError, TypeError, RuntimeError):  # the hash of another program's file is right
+        return None
+
+
+def _filled(path: Path, weights: dict[str, Tensor], *, shared: bool) -> bool:
+    """Whether there are numbers in the tensors now, and not their shapes alone."""
+    if shared or any(v.is_meta for v in weights.values()):
+        from sfumato.io import sharded  # noqa: PLC0415 - a second that one process never needs
+
+        for name, v in weights.items():
+            weights[name] = torch.empty_like(v, device="cpu") if v.is_meta else v
+        try:
+            sharded.load(path, weights)
+        except ValueError:
+            return False
+    return True
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
@@ -163,9 +256,11 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         seal = {} if body["format"] == 1 else {"seal": _seal(body)}  # there was none in the first format
         if body["format"] not in FORMATS or _text({**body, **seal}) != text:
             return None
-        if tensors.sha256(path / "state.safetensors") != body["sha256"]:
+        digests = body["sha256"] if body["format"] == FORMATS[-1] else {PLAIN: body["sha256"]}
+        files = {file.name for file in path.glob("*.safetensors")}
+        if files != digests.keys() or any(tensors.sha256(path / name) != said for name, said in digests.items()):
             return None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return body
 

@@ -18,6 +18,7 @@ from sfumato.io.stored import open_stored
 from sfumato.models.config import ModelConfig
 from sfumato.models.latent_diffusion import LatentDiffusion, hollow
 from sfumato.registry import unknown
+from sfumato.world import has_bfloat16
 
 Precision = Literal["auto", "float32", "bfloat16"]
 GUIDED = Defaults(sampler="dpmpp_2m", spacing="trailing", steps=25, guidance=7.5)
@@ -101,8 +102,7 @@ def chosen_precision(file: ModelFile, precision: Precision) -> Literal["float32"
         raise ValueError(f"precision {precision!r} is not known; it is one of {', '.join(get_args(Precision))}")
     if precision != "auto":
         return precision
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bfloat16" if file.origin is not None and native else "float32"
+    return "bfloat16" if file.origin is not None and has_bfloat16() else "float32"
 
 
 def asked(found: Opened, dtype: torch.dtype = torch.float32) -> Opened:

@@ -12,6 +12,7 @@ from sfumato.diffusion.noise import Address
 from sfumato.nets import patchgan
 from sfumato.nets.patchgan import PatchGan, PatchGanSize
 from sfumato.outcome import Outcome
+from sfumato.world import ALONE, World
 
 LARGEST = 1e4  # of the adaptive weight
 LOSSES = {
@@ -64,12 +65,19 @@ def adaptive_weight(reconstruction: Tensor, adversary: Tensor, limit: float = LA
 
 
 def contested(
-    reconstruction: Tensor, painted: Tensor, last: Tensor, critic: PatchGan, settings: Adversary, factor: float
+    reconstruction: Tensor,
+    painted: Tensor,
+    last: Tensor,
+    critic: PatchGan,
+    settings: Adversary,
+    factor: float,
+    world: World = ALONE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The reconstruction loss and `factor` of the adversary's, and what to log.
 
     `painted` (B, 3, H, W) is what both losses look at, and `last` the weight that made it. Both gradients are taken
-    at the picture once and weighed there: neither the perceptual network nor the critic is passed twice.
+    at the picture once and weighed there: neither the perceptual network nor the critic is passed twice. The weight is
+    that of the gradients of the whole batch, where processes share it.
     """
     with frozen(critic):
         adversary = LOSSES[settings.loss][1](critic(painted).float())
@@ -77,7 +85,7 @@ def contested(
         torch.autograd.grad(reconstruction, painted, retain_graph=True)[0],
         torch.autograd.grad(adversary, painted)[0],
     ]
-    first, second = (torch.autograd.grad(painted, last, pull, retain_graph=True)[0] for pull in pulls)
+    first, second = (world.mean(torch.autograd.grad(painted, last, pull, retain_graph=True)[0]) for pull in pulls)
     weight = adaptive_weight(first, second, settings.limit)
     share = factor * settings.weight * weight
     value = reconstruction.detach() + share * adversary.detach()

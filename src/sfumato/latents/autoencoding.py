@@ -14,6 +14,7 @@ from sfumato.nets.autoencoder import Autoencoder, codebook_loss, drawn, kl, mome
 from sfumato.nets.lpips import Lpips
 from sfumato.nets.patchgan import PatchGan
 from sfumato.outcome import Outcome
+from sfumato.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,15 @@ class Autoencoding(nn.Module):
         steps: int,
         adversary: Adversary | None = None,
         critic: PatchGan | None = None,
+        world: World = ALONE,
     ) -> None:
         super().__init__()
-        self.net, self.lpips, self.critic = net, lpips, critic
+        self.net, self.lpips, self.world = net, lpips, world
+        self.critics = () if critic is None else (critic,)  # whose weights are another's to train
         self.losses, self.adversary = losses, adversary
         self.strength = torch.ones(())  # of the adversary; lowered when the training goes wrong
         entries = 0 if net.codebook is None else len(net.codebook.weight)
-        self.codes = Codes(entries, patience=losses.patience, until=steps // 2)
+        self.codes = Codes(entries, patience=losses.patience, until=steps // 2, world=world)
 
     @property
     def memory(self) -> dict[str, Tensor]:
@@ -82,11 +85,13 @@ class Autoencoding(nn.Module):
         y = self.net.decoder(z).float()
         loss, errors = self._reconstruction(x, y, at.step)
         factor = 0.0 if self.adversary is None else self.adversary.factor(at.step) * float(self.strength)
-        if self.adversary and self.critic and factor > 0 and loss.isfinite():
-            last = self.net.decoder.conv_out.weight
-            loss, pull = contested(loss, y, last, self.critic, self.adversary, factor)
-            errors |= pull
-        return Outcome(loss + bottleneck, {**errors, **said}, {"painted": y.detach()} if self.critic else {})
+        finite = bool(loss.isfinite())
+        for critic in self.critics:
+            if self.adversary and factor > 0 and not self.world.any(not finite):
+                last = self.net.decoder.conv_out.weight
+                loss, pull = contested(loss, y, last, critic, self.adversary, factor, self.world)
+                errors |= pull
+        return Outcome(loss + bottleneck, {**errors, **said}, {"painted": y.detach()} if self.critics else {})
 
     def _reconstruction(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         error, w = (y - x).abs(), self.losses

@@ -5,18 +5,19 @@ from torch import Tensor
 
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.nets.autoencoder import Codebook
+from sfumato.world import ALONE, World
 
 
 class Codes:
     """Remembers at which step each entry was last chosen. An entry is dead when that is `patience` steps ago."""
 
-    def __init__(self, entries: int, *, patience: int, until: int) -> None:
-        self.patience, self.until = patience, until
+    def __init__(self, entries: int, *, patience: int, until: int, world: World = ALONE) -> None:
+        self.patience, self.until, self.world = patience, until, world
         self.last = torch.zeros(entries, dtype=torch.int64)
 
     def chosen(self, index: Tensor, step: int) -> dict[str, Tensor]:
         """Take note of a batch's indices; the perplexity of this batch and the number of dead entries."""
-        counts = torch.bincount(index.flatten().cpu(), minlength=len(self.last))
+        counts = torch.bincount(self.world.gathered(index.flatten()).cpu(), minlength=len(self.last))
         self.last[counts > 0] = step
         return {"perplexity": perplexity(counts), "dead codes": self._dead(step).sum()}
 
@@ -25,14 +26,17 @@ class Codes:
 
         Which of them is drawn by the address (Dhariwal et al. 2020, "random restarts").
         """
-        if at.step == 0 or at.step % self.patience or at.step > self.until or not z.isfinite().all():
+        if at.step == 0 or at.step % self.patience or at.step > self.until:
+            return
+        z = self.world.gathered(z)
+        if not z.isfinite().all():
             return
         dead = self._dead(at.step).nonzero()[:, 0]
         places = z.detach().movedim(1, -1).flatten(0, -2)  # (P, C)
         each = -(-len(dead) // len(z))
         if each == 0:
             return
-        u = at.uniform(Stream.CODES, each).flatten()[: len(dead)].to(z.device)
+        u = self.world.gathered(at.uniform(Stream.CODES, each).to(z.device)).flatten()[: len(dead)]
         with torch.no_grad():
             codebook.weight[dead] = places[(u * len(places)).long()]
         self.last[dead] = at.step

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from sfumato.world import whole
+
 
 class Average(ABC):
     """A shadow of a module's parameters that follows them; the kinds differ in how slowly. `updates` counts its moves.
@@ -63,20 +65,22 @@ class Average(ABC):
     def copy_to(self, module: nn.Module) -> None:
         """Write the shadow into the parameters of another module of the same shape."""
         for name, p in module.named_parameters():
-            p.copy_(self.shadow[name])
+            p.copy_(whole(self.shadow[name]))
 
 
 class Ema(Average):
-    """The exponential average, with LDM's warm-up: decay min(decay, (1 + n) / (10 + n)) at update n."""
+    """The exponential average, with LDM's warm-up, decay min(decay, (1 + n) / (10 + n)) at update n, or without."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.9999) -> None:
+    def __init__(self, module: nn.Module, decay: float = 0.9999, *, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"ema decay {decay} is not in [0, 1)")
         super().__init__(module)
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
 
     def decay_at(self, update: int) -> float:
         """See Average."""
+        if not self.warmup:
+            return self.decay
         return min(self.decay, (1 + update) / (10 + update))
 
 

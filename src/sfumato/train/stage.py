@@ -5,20 +5,23 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import torch
 from torch import Tensor
 
 from sfumato.io import atomic, checkpoint
-from sfumato.io.checkpoint import Keeping
+from sfumato.io.checkpoint import Keeping, Sharing
 from sfumato.train import stop
 from sfumato.train.fit import Batches, Phase, Progress, fit
 from sfumato.train.state import under
 from sfumato.train.stop import Stopped
 from sfumato.train.watch import TREND, Watch
+from sfumato.world import ALONE, World
 
 METRICS = "metrics.jsonl"
 ROLLBACKS = "rollbacks.jsonl"
@@ -54,6 +57,8 @@ class _Stage:
     home: Path
     watch: Watch | None
     keeping: Keeping
+    world: World
+    also: Sequence[Callable[[Progress], None]]
 
     @property
     def step(self) -> int:
@@ -64,12 +69,17 @@ def train(
     phases: Phase | Sequence[Phase],
     batches: Batches,
     home: Path,
+    world: World = ALONE,
     *,
     watch: Callable[[], Watch] | None = None,
     remedy: Remedy | None = None,
     begin: Callable[[], None] | None = None,
+    also: Sequence[Callable[[Progress], None]] = (),
 ) -> Iterator[Progress | Rollback]:
     """`fit`, from the newest checkpoint in `home` on, saved each `plan.save` steps and at the end.
+
+    What is in `also` is called after each step and before that is saved: what it writes is never behind a checkpoint,
+    and after a stop in between it is called for the same step again.
 
     Where there is no checkpoint, `begin` is called first: it may change the first weights. ValueError if there are
     some and none is good; OSError, with the last good one as it was, if one cannot be written.
@@ -81,14 +91,13 @@ def train(
     phases = [phases] if isinstance(phases, Phase) else phases
     plan = phases[0].state.plan
     keeping = Keeping(plan.keep, planned=plan.save, trend=TREND if remedy else 0)
-    stage = _Stage(phases, home, watch() if watch else None, keeping)
-    home.mkdir(parents=True, exist_ok=True)
-    checkpoint.mend(home)
+    stage = _Stage(phases, home, watch() if watch else None, keeping, world, also)
+    world.by_first(lambda: _mended(home))
     if not _restore(stage):
-        checkpoint.check_none(home)
+        world.by_first(lambda: checkpoint.check_none(home))
         if begin is not None:
             begin()
-            phases[0].state.ema.follow()
+            phases[0].state.follow()
     while True:
         try:
             yield from _steps(stage, batches)
@@ -98,11 +107,21 @@ def train(
             if remedy is None or remedy.applied() or not _restore(stage, before=at - TREND):
                 raise
             remedy.apply()
-            checkpoint.forget(home, after=stage.step)
             rollback = Rollback(at, stage.step, str(error))
-            _note(home / ROLLBACKS, rollback)  # before it is saved: after a kill in between all of this is done again
+            world.by_first(lambda: _gone_back(home, rollback))  # noqa: B023 - called here
             _save(stage)
             yield rollback
+
+
+def _mended(home: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    checkpoint.mend(home)
+
+
+def _gone_back(home: Path, rollback: Rollback) -> None:
+    """Take note of it before it is saved: after a kill in between all of this is done again."""
+    checkpoint.forget(home, after=rollback.step)
+    _note(home / ROLLBACKS, rollback)
 
 
 def rollbacks(home: Path) -> int:
@@ -112,22 +131,36 @@ def rollbacks(home: Path) -> int:
 
 
 def _steps(stage: _Stage, batches: Batches) -> Iterator[Progress]:
-    metrics, plan = stage.home / METRICS, stage.phases[0].state.plan
-    _cut(metrics, stage.step)
-    with metrics.open("ab", buffering=0) as log, stop.awaited():
-        for progress in fit(stage.phases, batches):
-            _append(log, json.dumps(_line(progress)).encode() + b"\n", stage.home)
+    plan, world = stage.phases[0].state.plan, stage.world
+    with _log(stage) as log, stop.awaited():
+        for progress in fit(stage.phases, batches, world):
+            if log is not None:
+                _append(log, json.dumps(_line(progress)).encode() + b"\n", stage.home)
             wrong = stage.watch.see(progress.losses) if stage.watch else None
             if wrong:
                 raise FloatingPointError(f"{wrong}, at step {progress.step}")
+            for do in stage.also:
+                do(progress)
             saved = progress.every(plan.save)
             if saved:
                 _save(stage, log)
             yield progress
-            if stop.asked():
+            if world.any(stop.asked()):
                 if not saved:
                     _save(stage, log)
                 raise Stopped(progress.step)
+
+
+@contextmanager
+def _log(stage: _Stage) -> Iterator[FileIO | None]:
+    """The log, cut after the step where the stage goes on; the first process writes it."""
+    if not stage.world.first:
+        yield None
+        return
+    metrics = stage.home / METRICS
+    _cut(metrics, stage.step)
+    with metrics.open("ab", buffering=0) as log:
+        yield log
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------
@@ -141,7 +174,7 @@ def _save(stage: _Stage, log: FileIO | None = None) -> None:
         numbers |= {prefix + k: v for k, v in phase.state.numbers().items()}
     if stage.watch:
         tensors |= {WATCH + k: v for k, v in stage.watch.tensors().items()}
-    checkpoint.save(stage.home, stage.step, tensors, numbers, stage.keeping)
+    checkpoint.save(stage.home, stage.step, tensors, numbers, stage.keeping, stage.world)
 
 
 def _restore(stage: _Stage, before: int | None = None) -> bool:
@@ -155,8 +188,22 @@ def _restore(stage: _Stage, before: int | None = None) -> bool:
         )
         return alike and (stage.watch.fits(watched) if stage.watch else not watched)
 
-    home = stage.home
-    found = checkpoint.latest(home, fits) if before is None else checkpoint.before(home, before, stage.keeping, fits)
+    def like(said: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        *own, watched = _parts(stage, said)
+        out = {WATCH + name: torch.empty_like(v, device="cpu") for name, v in watched.items()}
+        for prefix, phase, mine in zip(_prefixes(stage.phases), stage.phases, own, strict=True):
+            out |= {prefix + name: v for name, v in phase.state.like(mine).items()}
+        return out
+
+    home, world = stage.home, stage.world
+    sharing = Sharing(like, lambda step: _agree(step, stage)) if world.sharded else None
+    found = (
+        checkpoint.latest(home, fits, sharing)
+        if before is None
+        else checkpoint.before(home, before, stage.keeping, fits, sharing)
+    )
+    if sharing is None:
+        _agree(-1 if found is None else found[1]["step"], stage)
     if found is None:
         return False
     *own, watched = _parts(stage, found[0])
@@ -165,6 +212,16 @@ def _restore(stage: _Stage, before: int | None = None) -> bool:
     if stage.watch:
         stage.watch.load(watched)
     return True
+
+
+def _agree(step: int, stage: _Stage) -> None:
+    """ValueError if the processes go on from different steps; -1 is none."""
+    steps = stage.world.gathered(torch.tensor([step], device=stage.world.device)).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"not all processes find the same checkpoints in {stage.home} (their last steps: "
+            f"{', '.join('none' if n < 0 else str(n) for n in steps)}); it must be a folder that all machines share"
+        )
 
 
 def _parts(stage: _Stage, saved: Mapping[str, T]) -> list[dict[str, T]]:
