@@ -22,7 +22,11 @@ from sfumato.diffusion.schedule import SCHEDULES, Schedule
 
 PLAIN = {name: SCHEDULES[name]() for name in SCHEDULES}
 every_sampler = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS.keys())
-every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
+SOON = ("cosine", "flow", "scaled_linear to zero")  # the others are for `make slow`
+every_path = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=name, marks=() if name in SOON else pytest.mark.slow) for name, path in PATHS.items()],
+)
 deterministic = pytest.mark.parametrize(
     "entry", [e for e in SAMPLERS.values() if not e.stochastic and not e.adaptive], ids=lambda e: e.name
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from files import KINDS, single
+from files import KINDS, original, single
 from sfumato.generate import Model, generate
 from sfumato.io import opening, tensors
 from sfumato.io.stored import open_stored
@@ -54,9 +54,9 @@ def test_a_row_of_the_table_is_heard_and_has_no_other_side(opened: dict[str, ope
 @pytest.mark.parametrize(
     ("kind", "asked", "said"),
     [
-        ("labels", {}, "is asked with a label alone, from 0 to 10"),
+        ("labels", {}, "is asked with a label alone, from 0 to 9"),
         ("labels", {"label": 1, "prompt": "a cat"}, "is asked with a label alone"),
-        ("labels", {"label": 11}, "label 11 is out of range; this model has labels 0 to 10"),
+        ("labels", {"label": 11}, "label 11 is out of range; this model has labels 0 to 9"),
         ("churches", {"prompt": "a church"}, "is not asked with anything"),
         ("churches", {"guidance": 2.0}, "is not asked with anything"),
         ("churches", {"label": 1}, "takes no label"),
@@ -200,3 +200,46 @@ def test_bfloat16_paints_nearly_the_same_picture(tmp_path: Path) -> None:
     latents = [Model(m).generate(label=1, steps=2, size=SIDE, guidance=1.0).latents for m in (exact, half)]
     assert latents[1].dtype == torch.float32
     assert (latents[0] - latents[1]).std() < 0.1 * latents[0].std()
+
+
+# Maps of classes, and small pictures ----------------------------------------------------------------------
+def test_a_map_of_classes_is_painted(opened: dict[str, opening.Loaded]) -> None:
+    loaded, found = opened["semantic"], torch.zeros(8, 16, dtype=torch.uint8)
+    one = painted(loaded, map=found)
+    assert one.shape == (1, 3, 8, 16)  # the map's size, and not the one that is asked for
+    found[:, 8:] = 3
+    other = painted(loaded, map=found)
+    assert (one - other).abs().max() > 1e-3
+    null = painted(loaded, map=torch.full((8, 16), 255, dtype=torch.uint8))
+    torch.testing.assert_close(painted(loaded, map=found, guidance=0.0), null, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="what a map of classes says, and nothing else; give it as map"):
+        painted(loaded, map=found, prompt="a field")
+
+
+def test_what_names_tell_of_a_rescaler(tmp_path: Path) -> None:
+    """LDM's own files say nothing of what their models are."""
+    tensors.write(tmp_path / "semantic.safetensors", original("semantic"))
+    config = opening.describe(tmp_path / "semantic.safetensors").config
+    assert config.conditioner == KINDS["semantic"][0].conditioner
+    assert config.maps == "segmentation"
+
+
+def test_a_small_picture_is_shown_as_it_is(opened: dict[str, opening.Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the latents' resolution, where the first stage has the factor of the model."""
+    loaded, small = opened["larger"], (0.3 * torch.randn(3, 6, 8)).clamp(-1, 1)
+    seen: list[Tensor] = []
+    net = loaded.model.denoiser.net
+    forward = type(net).forward
+
+    def spied(self: nn.Module, x: Tensor, t: Tensor, *told: Tensor | None, **more: Tensor) -> Tensor:
+        seen.append(told[3] if told[3] is not None else x)
+        return forward(self, x, t, *told, **more)
+
+    monkeypatch.setattr(type(net), "forward", spied)
+    assert painted(loaded, init=small).shape == (1, 3, 12, 16)
+    assert torch.equal(seen[0][0], small)
+    for wrong in ({"mask": torch.zeros(6, 8)}, {"strength": 0.5}, {"inversion": True}, {"extend": (8, 0, 0, 0)}):
+        with pytest.raises(ValueError, match="takes no mask, no inversion and no strength"):
+            painted(loaded, init=small, **wrong)
+    with pytest.raises(ValueError, match="the picture would be 2050x2; each side has 1 to 2048 pixels"):
+        painted(loaded, init=torch.zeros(3, 1, 1025))

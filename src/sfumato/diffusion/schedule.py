@@ -72,7 +72,7 @@ class Table:
 
     def time(self, lam: Tensor) -> Tensor:
         """See Schedule."""
-        log_alpha = -0.5 * torch.nn.functional.softplus(-2 * lam.double())
+        log_alpha = 0.5 * torch.nn.functional.logsigmoid(2 * lam.double())
         table = self._log_alpha.to(lam.device)
         i = (torch.searchsorted(-table, -log_alpha.detach()) - 1).clamp(0, len(table) - 2)
         t = i + (log_alpha - table[i]) / (table[i + 1] - table[i])
@@ -95,7 +95,9 @@ class Flow:
 
     def time(self, lam: Tensor) -> Tensor:
         """See Schedule."""
-        return torch.sigmoid(-lam.double())
+        return torch.nn.functional.logsigmoid(
+            -lam.double()
+        ).exp()  # the same to the bit in any batch, as sigmoid is not
 
 
 class Geometric:

@@ -75,7 +75,7 @@ def _walk(
         taken = running & (error <= 1)
         x, before = torch.where(taken, higher, x), torch.where(taken, lower, before)
         at = Level(*(torch.where(taken, new, old) for new, old in zip(path[-1], at, strict=True)))
-        h = torch.minimum(SAFETY * h * error.pow(-1 / order), (end.lam - at.lam).abs())
+        h = torch.minimum(SAFETY * h * (error.log() / -order).exp(), (end.lam - at.lam).abs())
     return x
 
 
