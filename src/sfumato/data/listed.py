@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path, PurePosixPath
 
+from sfumato.data.buckets import Shape, filled
 from sfumato.data.fingerprint import Fingerprint
 from sfumato.data.listing import MOST_LOST, Entry, Listing, shown
 from sfumato.data.sample import Sample
@@ -12,7 +14,7 @@ from sfumato.io.pictures import Header, decode, header
 
 
 class Listed:
-    """The pictures of a listing, `size` x `size` (shorter side, middle square).
+    """The pictures of a listing, `size` x `size` (shorter side, middle square), or each of its own of some `shapes`.
 
     Pictures whose header cannot be read are left out and listed in `skipped`; more than 1 % of them, no picture
     at all, or a problem of the listing is a ValueError of one line. `kind` says what was found, `sides` width and
@@ -29,14 +31,26 @@ class Listed:
             raise ValueError(why)
         self._entries = tuple(entry for entry, head in read if isinstance(head, Header))
         self.sides = tuple((head.width, head.height) for head in heads if isinstance(head, Header))
+        self.shapes: Sequence[Shape] = [(size, size)] * len(self._entries)
         self._labels = {name: label for label, name in enumerate(self.classes)}
         whole = {"caption": all(entry.captions for entry in self._entries), "label": bool(self.classes)}
         self.fields = frozenset({"image", *(name for name, there in whole.items() if there)})
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The address of each picture."""
+        return tuple(entry.name for entry in self._entries)
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """By names, sizes in bytes and captions; pixels are not read."""
         return Fingerprint.of((e.name, e.size, *(e.captions or ("",))) for e in self._entries)
+
+    def shaped(self, among: Sequence[Shape], *, least: int) -> Listed:
+        """The same pictures, each cut to the nearest of these shapes that at least `least` pictures have."""
+        other = copy(self)
+        other.shapes = filled(self.sides, among, least=least)
+        return other
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,7 +59,7 @@ class Listed:
         """The picture at an index; ValueError names the file if it is damaged or gone."""
         entry = self._entries[i]
         try:
-            image = decode(entry.read(), size=self.size)
+            image = decode(entry.read(), size=self.shapes[i])
         except ValueError as error:
             raise ValueError(f"{shown(self.root / entry.name)}: {error}") from None
         sample: Sample = {

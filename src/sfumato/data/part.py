@@ -18,9 +18,28 @@ class Part:
         return self.whole[self.index[i]]
 
 
-def split(whole: Dataset, *, every: int, most: int | None = None) -> tuple[Part, Part | None]:
-    """All but each n-th sample, and these, spread evenly if they are more than `most`; None where they would be few."""
-    held = list(range(0, len(whole), every)) if len(whole) >= LEAST else []
+class Mirrored:
+    """The samples of a data set, and behind them all of them turned to a mirror, maps too."""
+
+    def __init__(self, whole: Dataset) -> None:
+        self.whole, self.fields = whole, whole.fields
+
+    def __len__(self) -> int:
+        return 2 * len(self.whole)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        turned, own = divmod(i, len(self.whole))
+        sample: Sample = {**self.whole[own]}
+        if turned:
+            sample["image"] = sample["image"].flip(-1)
+            if "map" in sample:
+                sample["map"] = sample["map"].flip(-1)
+        return sample
+
+
+def split(whole: Dataset, *, every: int, most: int | None = None, least: int = LEAST) -> tuple[Part, Part | None]:
+    """All but each n-th sample, and these, spread evenly if they are more than `most`; None of fewer than `least`."""
+    held = list(range(0, len(whole), every)) if len(whole) >= least else []
     held = [held[i] for i in spaced(len(held), most or len(held))]
     rest = sorted(set(range(len(whole))) - set(held))
     return Part(whole, rest), Part(whole, held) if held else None

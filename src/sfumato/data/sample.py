@@ -15,6 +15,7 @@ class Sample(TypedDict, total=False):
 
     image: Tensor  # (3, H, W) float32 in [-1, 1], RGB
     label: int
+    map: Tensor  # (H, W) uint8, a class for each pixel, 255 where nothing is said
     caption: str
     captions: tuple[str, ...]  # all of them, where a data set knows several; the first is `caption`
     key: str  # the address of the sample: stable between runs and machines
@@ -27,7 +28,7 @@ class Dataset(Protocol):
 
     @property
     def fields(self) -> frozenset[str]:
-        """Those of image, label and caption that every sample has."""
+        """Those of image, label, map and caption that every sample has."""
         ...
 
     def __len__(self) -> int: ...

@@ -58,6 +58,11 @@ class LatentCache:
         mean, logvar = (torch.stack([self._parts[part][kind][row] for part, row in places]) for kind in (0, 1))
         return mean, logvar
 
+    def shape(self, name: bytes) -> tuple[int, ...]:
+        """(C, h, w) of this picture's; KeyError if it is not there."""
+        part, row = self._places[name]
+        return tuple(self._parts[part][0][row].shape)
+
     def _files(self) -> dict[int, Path]:
         found = ((_PART.fullmatch(path.name), path) for path in self.home.glob("part-*.safetensors"))
         return {int(match[1]): path for match, path in found if match and path.is_file()}

@@ -23,6 +23,8 @@ from sfumato.latents.tiled import out_of_memory
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
 T = TypeVar("T")
+Size = int | tuple[int, int]
+"""The side of a square, or width and height."""
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _ON_ITS_SIDE = 5  # and more: width and height change places
 
@@ -33,23 +35,24 @@ _BROKEN = (
 )
 
 
-def decode(data: bytes, *, size: int | None = None) -> Tensor:
+def decode(data: bytes, *, size: Size | None = None) -> Tensor:
     """The bytes of a PNG, JPEG, WebP, GIF or BMP file -> (3, H, W) float32 in [-1, 1], RGB.
 
     Turned as EXIF says, alpha composited on white, first frame only. With `size`, the shorter side becomes
-    `size` and the middle square is kept. Anything unreadable is a ValueError of one line, and a MemoryError, which
-    says how large the picture is, where memory runs out: that is no fault of the picture's.
+    `size` and the middle square is kept; of a pair, width and height, the middle with their ratio. Anything
+    unreadable is a ValueError of one line, and a MemoryError, which says how large the picture is, where memory runs
+    out: that is no fault of the picture's.
     """
     return _decoded(data, size, from_pil)
 
 
-def rgb(data: bytes, *, size: int | None = None) -> Image.Image:
+def rgb(data: bytes, *, size: Size | None = None) -> Image.Image:
     """The same as a picture of 8 bits."""
     return _decoded(data, size, lambda picture: picture)
 
 
-def _decoded(data: bytes, size: int | None, made: Callable[[Image.Image], T]) -> T:
-    if size is not None and size < 1:
+def _decoded(data: bytes, size: Size | None, made: Callable[[Image.Image], T]) -> T:
+    if size is not None and (size if isinstance(size, int) else min(size)) < 1:
         raise ValueError(f"size is {size}; it must be at least 1 pixel")
     picture = _open(io.BytesIO(data))
     width, height = picture.size
@@ -61,14 +64,14 @@ def _decoded(data: bytes, size: int | None, made: Callable[[Image.Image], T]) ->
     raise MemoryError(f"there is not enough memory for a picture of {width} x {height}")
 
 
-def _pixels(picture: Image.Image, size: int | None) -> Image.Image:
+def _pixels(picture: Image.Image, size: Size | None) -> Image.Image:
     """All of it read, upright, on white, and cut if a size is said; ValueError if it is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd palettes and profiles; the pixels are what counts
             picture.load()
             picture = on_white(_upright(picture))
-            return picture if size is None else _square(picture, size)
+            return picture if size is None else _cut(picture, _pair(size))
     except _BROKEN as error:
         raise ValueError(f"the picture is damaged ({_line(error)}); save it again or leave it out") from None
 
@@ -97,6 +100,36 @@ def read_mask(path: Path, *, of: Path, size: int | None = None) -> Tensor:
         sizes = f"{path} is {mine[0]}x{mine[1]} and {of} is {theirs[0]}x{theirs[1]}"
         raise ValueError(f"{sizes}; a mask has the same size")
     return (read(path, size=size).mean(0) >= 0).float()
+
+
+def decode_map(data: bytes, *, size: Size | None = None) -> Tensor:
+    """The bytes of an 8-bit picture of classes -> (H, W) uint8: the index in the palette, or the grey level, as it is.
+
+    Cut as `decode` cuts the picture that it belongs to; a pixel is the nearest one's. ValueError of one line if it is a
+    picture of colours.
+    """
+    picture = _open(io.BytesIO(data))
+    if picture.mode not in ("P", "L", "1"):
+        raise ValueError(
+            f"a map has a class for each pixel, in 8 bits, grey or with a palette; this has the mode {picture.mode}"
+        )
+    try:
+        picture.load()
+        found = picture if picture.mode != "1" else picture.convert("L").point(bool)
+        found = found if size is None else _cut(found, _pair(size), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(found, dtype=np.uint8))
+    except _BROKEN as error:
+        raise ValueError(f"the picture is damaged ({_line(error)}); save it again or leave it out") from None
+
+
+def read_map(path: Path, *, size: int | None = None) -> Tensor:
+    """`decode_map` the bytes of a file; its errors name the file."""
+    try:
+        return decode_map(path.read_bytes(), size=size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened ({error.strerror or error})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _sides(path: Path) -> tuple[int, int]:
@@ -252,14 +285,20 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _square(picture: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size`, then the middle square."""
-    width, height = picture.size
-    edge = min(width, height)
-    if (width, height) == (size, size):
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _cut(
+    picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """The middle of it with the sides' ratio of `size`, as large as it can be, scaled to that."""
+    (width, height), (w, h) = picture.size, size
+    if picture.size == size:
         return picture
-    left, top = (width - edge) / 2, (height - edge) / 2
-    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
+    wide, high = (width, width * h / w) if width * h <= height * w else (height * w / h, height)
+    left, top = (width - wide) / 2, (height - high) / 2
+    return picture.resize(size, resampling, box=(left, top, left + wide, top + high))
 
 
 def _line(error: BaseException) -> str:
@@ -268,7 +307,9 @@ def _line(error: BaseException) -> str:
 
 
 def digest(image: Tensor | None) -> str:
-    """SHA-256 of the 8-bit pixels of a picture (3, H, W) or a mask (H, W), as hex."""
+    """SHA-256 of the 8-bit pixels of a picture (3, H, W), a mask (H, W) or a map (H, W) uint8, as hex."""
     if image is None:
         return ""
+    if image.dtype == torch.uint8:
+        return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
     return hashlib.sha256(to_pil(image if image.ndim > 2 else image.expand(3, -1, -1)).tobytes()).hexdigest()  # noqa: PLR2004
