@@ -13,7 +13,15 @@ from torch import Tensor
 from sfumato.io import tensors
 from sfumato.io.origin import Origin
 from sfumato.io.single_file import write
-from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, ModelConfig, ScheduleConfig, TableConfig
+from sfumato.models.config import (
+    BertConfig,
+    ClipConfig,
+    LabelsConfig,
+    ModelConfig,
+    ScheduleConfig,
+    SegmentationConfig,
+    TableConfig,
+)
 from sfumato.models.latent_diffusion import hollow
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
@@ -106,6 +114,28 @@ KINDS: dict[str, tuple[ModelConfig, Origin]] = {
             resolution=64,
         ),
         Origin(order="by_part"),
+    ),
+    "semantic": (
+        ModelConfig(
+            first_stage=VQ,
+            conditioner=SegmentationConfig(classes=7, stages=1),
+            unet=UNetSize(channels=3, map_channels=3, attention=(), attends="plain", heads=1, **SMALL),
+            schedule=SD,
+            resolution=64,
+            maps="segmentation",
+        ),
+        Origin(),
+    ),
+    "larger": (
+        ModelConfig(
+            first_stage=VQ,
+            unet=UNetSize(channels=3, map_channels=3, attention=(2,), attends="plain", head_dim=32, **SMALL),
+            schedule=SD,
+            resolution=64,
+            maps="low_resolution",
+            upscale=2,
+        ),
+        Origin(),
     ),
 }
 

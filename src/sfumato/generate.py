@@ -1,5 +1,7 @@
 """From a request to pictures: prompt -> condition -> guide -> grid -> sampler -> latent -> picture."""
 
+import math
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,23 +14,27 @@ from torch import Tensor
 
 from sfumato.cond import Cond
 from sfumato.conditioning.conditioner import Heard
-from sfumato.conditioning.label import Labels, TableRow
+from sfumato.conditioning.label import Labels, TableRow, checked
+from sfumato.conditioning.segmentation import Segmentation
 from sfumato.diffusion import drive
 from sfumato.diffusion.denoiser import Denoiser, Guide
 from sfumato.diffusion.grid import SPACINGS, Grid
-from sfumato.diffusion.guidance import conditional, guided, inpainted
+from sfumato.diffusion.guidance import classifier_guided, conditional, guided, inpainted
 from sfumato.diffusion.interpolate import slerp
 from sfumato.diffusion.noise import Noise, seeded
 from sfumato.diffusion.samplers import SAMPLERS, Entry, start
 from sfumato.io import opening, pictures
-from sfumato.io.model_folder import Loaded
+from sfumato.io.classifier_folder import LoadedClassifier
+from sfumato.io.model_folder import Loaded, ModelFile
 from sfumato.latents.canvas import Canvas
 from sfumato.latents.first_stage import FirstStage
 from sfumato.latents.maps import maps
 from sfumato.latents.tiled import spared
 from sfumato.latents.tiled import tiled as by_strips
+from sfumato.models.config import LabelsConfig, ModelConfig, TableConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
+from sfumato.registry import unknown
 from sfumato.request import LARGEST, Request, requested
 
 
@@ -60,23 +66,31 @@ class Result:
         return [pictures.to_pil(image) for image in self.images]
 
 
+class Given(NamedTuple):
+    """What is given beside a request: pictures, and a network that guides."""
+
+    init: Tensor | None = None  # (3, H, W) in [-1, 1], a picture to begin from, or to paint larger
+    mask: Tensor | None = None  # (H, W), 1 where it is painted anew
+    map: Tensor | None = None  # (H, W) uint8, a class for each pixel; 255 where nothing is said
+    classifier: LoadedClassifier | None = None  # of noisy pictures
+
+
 @dataclass(frozen=True)
 class Model:
     """A loaded model as most people use it: `load("emoji").generate(prompt="a red apple, 3d")`."""
 
     loaded: Loaded
 
-    def sample(
-        self, *, init: Tensor | None = None, mask: Tensor | None = None, tiled: bool = False, **asked: Any
-    ) -> Iterator[Preview | Result]:
-        """`sample` for the fields of a Request given by name."""
-        return sample(self.loaded, requested(**asked), init=init, mask=mask, tiled=tiled)
+    def sample(self, *, tiled: bool = False, **asked: Any) -> Iterator[Preview | Result]:
+        """`sample` for the fields of a Request, and of what is Given, by name."""
+        given = Given(**{name: asked.pop(name) for name in Given._fields if name in asked})
+        return sample(self.loaded, requested(**asked), **given._asdict(), tiled=tiled)
 
-    def generate(
-        self, *, init: Tensor | None = None, mask: Tensor | None = None, tiled: bool = False, **asked: Any
-    ) -> Result:
-        """The Result for the fields of a Request given by name."""
-        return generate(self.loaded, requested(**asked), init=init, mask=mask, tiled=tiled)
+    def generate(self, *, tiled: bool = False, **asked: Any) -> Result:
+        """The Result for the fields of a Request, and of what is Given, by name."""
+        *_, result = self.sample(tiled=tiled, **asked)
+        assert isinstance(result, Result)
+        return result
 
 
 def load(name_or_path: str | Path, *, weights: str | None = None, precision: opening.Precision = "auto") -> Model:
@@ -94,6 +108,8 @@ def sample(
     *,
     init: Tensor | None = None,
     mask: Tensor | None = None,
+    map: Tensor | None = None,
+    classifier: LoadedClassifier | None = None,
     tiled: bool = False,
 ) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
@@ -101,14 +117,18 @@ def sample(
     Several requests make one batch if they differ in prompt, negative, label, seeds, variation and n alone. Picture k
     of a request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates.
     `init` (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1
-    it is painted anew, where it is 0 its pixels stay as they are. With `tiled` the first stage runs by strips of rows,
-    in little memory (`latents.tiled`), as it does by itself after it ran out of memory: the same picture, up to
-    rounding. ValueError for what the model cannot do.
+    it is painted anew, where it is 0 its pixels stay as they are. A model of super-resolution paints all of `init`,
+    some times as large. `map` (H, W) uint8 has a class for each pixel, for models that are asked with one. A
+    `classifier` of noisy pictures pulls to the label, `classifier_scale` times. With `tiled` the first stage runs by
+    strips of rows, in little memory (`latents.tiled`), as it does by itself after it ran out of memory: the same
+    picture, up to rounding. ValueError for what the model cannot do.
     """
     began = time.perf_counter()
     given = [request] if isinstance(request, Request) else request
     canvas = _canvas(given, init, mask)
-    requests = _each(loaded, given, canvas)
+    requests = _each(loaded, given, canvas, map, classifier)
+    if map is not None and not isinstance(loaded.model.conditioner, Segmentation):
+        raise ValueError("this model is not asked with a map of classes; leave it out")
     common = requests[0]
     assert common.size is not None and common.steps is not None and common.guidance is not None  # noqa: PT018
     assert common.sampler is not None and common.spacing is not None  # noqa: PT018
@@ -120,12 +140,13 @@ def sample(
         denoiser, first_stage = seamless(denoiser), seamless(first_stage)
     if tiled:
         first_stage = by_strips(first_stage)
-    run = _Run(model, entry, options, noise, denoiser, first_stage)
+    run = _Run(model, entry, options, noise, denoiser, first_stage, map, classifier)
     shape = model.latent_shape(*common.size)
     told = _told(run, requests, canvas)
     grid = SPACINGS[common.spacing](model.denoiser.schedule, common.steps)
     fresh = _varied(noise(torch.empty(len(requests), *shape)), requests)
     guide = guided(told.cond, told.null, scale=common.guidance, rescale=common.rescale)
+    guide = _pulled(guide, run, requests)
     if canvas is None or common.strength is None:
         first = grid.levels[0]
         spread = (first.alpha.square() + first.sigma.square()).sqrt()  # of noisy latents, whose own variance is 1
@@ -151,10 +172,12 @@ def generate(
     *,
     init: Tensor | None = None,
     mask: Tensor | None = None,
+    map: Tensor | None = None,
+    classifier: LoadedClassifier | None = None,
     tiled: bool = False,
 ) -> Result:
     """The Result of `sample`."""
-    *_, result = sample(loaded, request, init=init, mask=mask, tiled=tiled)
+    *_, result = sample(loaded, request, init=init, mask=mask, map=map, classifier=classifier, tiled=tiled)
     assert isinstance(result, Result)
     return result
 
@@ -169,6 +192,8 @@ class _Run:
     noise: Noise
     denoiser: Denoiser
     first_stage: FirstStage
+    map: Tensor | None = None
+    classifier: LoadedClassifier | None = None
     done: int = 0
     total: int | None = None
 
@@ -240,10 +265,12 @@ def _told(run: "_Run", requests: Sequence[Request], canvas: Canvas | None) -> _T
     worded = any((*prompts, *negatives))
     if isinstance(kind, Labels | TableRow):
         if worded or any(label is None for label in labels):
-            raise ValueError(f"this model is asked with a label alone, from 0 to {kind.classes - 1}")
+            raise ValueError(f"this model is asked with a label alone, from {kind.known}")
         cond, heard = kind(kind.collate([{"label": label} for label in labels])), Heard(0)
         null = cond if scale == 1 else kind.null(n)
-    elif any(label is not None for label in labels):
+    elif isinstance(kind, Segmentation):
+        cond, null, heard = *_mapped(kind, run, n, alone=not worded), Heard(0)
+    elif run.classifier is None and any(label is not None for label in labels):
         raise ValueError("this model is asked with a prompt, not with a label" if kind else "this model takes no label")
     elif kind is None:
         if worded or scale != 1:
@@ -251,16 +278,49 @@ def _told(run: "_Run", requests: Sequence[Request], canvas: Canvas | None) -> _T
         cond, null, heard = Cond(), Cond(), Heard(0)
     else:
         cond, null, heard = kind.of(prompts), kind.of(negatives), kind.heard(prompts)
-    unheard = model.config.unet.vector_dim is not None and cond.vector is None
-    if unheard or (model.config.unet.context_dim is not None and cond.tokens is None):
-        raise ValueError("this model is told an embedding of a picture, which cannot be made here yet")
+    _check_heard(model.config, cond)
     shown = _shown(run, canvas, n)
     return _Told(cond | shown, null | shown, heard)
 
 
+def _mapped(kind: Segmentation, run: "_Run", n: int, *, alone: bool) -> tuple[Cond, Cond]:
+    """What a map of classes says, and one that says nothing; ValueError if there is none, or if words are there too."""
+    if run.map is None or not alone:
+        raise ValueError("this model paints what a map of classes says, and nothing else; give it as map")
+    cond = kind(kind.collate([{"map": run.map}] * n))
+    assert cond.maps is not None
+    return cond, Cond(maps=torch.zeros_like(cond.maps))
+
+
+def _check_heard(config: ModelConfig, cond: Cond) -> None:
+    """ValueError if the network listens to what cannot be said here."""
+    unheard = config.unet.vector_dim is not None and cond.vector is None
+    if unheard or (config.unet.context_dim is not None and cond.tokens is None):
+        raise ValueError("this model is told an embedding of a picture, which cannot be made here yet")
+    if config.unet.classes is not None and cond.label is None:
+        raise ValueError("this model is told how much noise the given picture has, which cannot be said here yet")
+
+
+def _pulled(guide: Guide, run: "_Run", requests: Sequence[Request]) -> Guide:
+    """The guide, pulled to the labels if there is a classifier; ValueError if that was trained for other models."""
+    classifier = run.classifier
+    if classifier is None:
+        if requests[0].classifier_scale is not None:
+            raise ValueError("classifier_scale says how far a classifier pulls, and there is none; give one")
+        return guide
+    labels, scale = [r.label for r in requests], requests[0].classifier_scale
+    scale = 1.0 if scale is None else scale
+    if any(label is None for label in labels):
+        raise ValueError("a classifier pulls to a class; give its label")
+    assert requests[0].size is not None
+    classifier.check(run.model.config, requests[0].size)
+    log_prob = classifier.log_prob(checked([label for label in labels if isinstance(label, int)], classifier.classes))
+    return classifier_guided(guide, log_prob, scale=scale)
+
+
 def _said(run: "_Run", prompts: Sequence[str], canvas: Canvas) -> Cond:
     kind = run.model.conditioner
-    if kind is None or isinstance(kind, Labels | TableRow):
+    if kind is None or isinstance(kind, Labels | TableRow | Segmentation):
         raise ValueError("this model is not asked with prompts, so there is nothing to say of the picture")
     return kind.of(prompts) | _shown(run, canvas, len(prompts))
 
@@ -268,13 +328,14 @@ def _said(run: "_Run", prompts: Sequence[str], canvas: Canvas) -> Cond:
 def _shown(run: "_Run", canvas: Canvas | None, n: int) -> Cond:
     """What is shown beside the latent, n times; ValueError if it is not given, or cannot be made here yet."""
     kind = run.model.config.maps
-    if kind is None:
+    if kind is None or isinstance(run.model.conditioner, Segmentation):
         return Cond()
-    if kind not in ("inpainting", "inpainting_black", "picture"):
+    if kind in ("depth", "segmentation", "other"):
         raise ValueError(f"this model is shown a map of kind '{kind}', which cannot be made here yet")
     if canvas is None:
-        raise ValueError("this model changes a given picture; give it as init")
-    shown = spared(run.first_stage, lambda stage: maps(kind, stage, canvas))
+        does = "paints a given picture larger" if kind == "low_resolution" else "changes a given picture"
+        raise ValueError(f"this model {does}; give it as init")
+    shown = spared(run.first_stage, lambda stage: maps(kind, stage, canvas, larger=run.model.config.larger))
     return Cond(maps=shown.expand(n, -1, -1, -1))
 
 
@@ -302,19 +363,28 @@ def _canvas(requests: Sequence[Request], init: Tensor | None, mask: Tensor | Non
     return None
 
 
-def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) -> tuple[Request, ...]:
+def _each(
+    loaded: Loaded,
+    requests: Sequence[Request],
+    canvas: Canvas | None,
+    map: Tensor | None,
+    classifier: LoadedClassifier | None,
+) -> tuple[Request, ...]:
     """One complete request for each picture; ValueError if they cannot share a batch."""
     each = []
-    for request in requests:
+    named = classifier.file.classes if classifier is not None and loaded.file.classes is None else loaded.file.classes
+    for request in (_numbered(request, loaded.file, named or ()) for request in requests):
         whole = request.completed(loaded.file.defaults, loaded.file.config.resolution)
         if request.inversion and (request.n > 1 or request.variation_strength > 0):
             raise ValueError("inversion begins from one noise, the given picture's; n and variations say nothing there")
         if canvas is None and request.strength is not None:
             raise ValueError("strength says how much of a given picture may change, and there is none; give it as init")
         if canvas is not None:
-            size = (canvas.picture.shape[2], canvas.picture.shape[1])
             strength = _strength(whole, canvas, loaded.file.config.maps)
+            size = _size(canvas.picture, loaded.file.config, loaded.model)
             whole = whole.model_copy(update={"size": size, "strength": strength})
+        elif map is not None and isinstance(loaded.model.conditioner, Segmentation):
+            whole = whole.model_copy(update={"size": _size(map, loaded.file.config, loaded.model)})
         counted = "variation_seed" if whole.variation_strength > 0 else "seed"
         for k in range(whole.n):
             each.append(whole.model_copy(update={"n": 1, counted: (getattr(whole, counted) + k) % 2**64}))
@@ -327,9 +397,38 @@ def _each(loaded: Loaded, requests: Sequence[Request], canvas: Canvas | None) ->
     return tuple(each)
 
 
+def _numbered(request: Request, file: ModelFile, names: Sequence[str]) -> Request:
+    """The request with the label's number, if it has the name of one; ValueError, listing the names, for no such."""
+    if names and request.label is None and isinstance(file.config.conditioner, LabelsConfig | TableConfig):
+        raise ValueError(f"this model is asked with a label: {', '.join(names)}")
+    if not isinstance(request.label, str):
+        return request
+    if request.label in names:
+        return request.model_copy(update={"label": names.index(request.label)})
+    if re.fullmatch(r"\d{1,7}", request.label):
+        return request.model_copy(update={"label": int(request.label)})
+    if not names:
+        raise ValueError(f"label '{request.label}' is not a whole number, and this model knows no names of classes")
+    raise ValueError(unknown("label", request.label, names))
+
+
+def _size(given: Tensor, config: ModelConfig, model: LatentDiffusion) -> tuple[int, int]:
+    """Width and height of what is painted of a picture or a map (..., H, W); ValueError if the model cannot."""
+    larger, (height, width) = config.larger, given.shape[-2:]
+    size = (width * larger, height * larger)
+    if max(size) > LARGEST:
+        raise ValueError(f"the picture would be {size[0]}x{size[1]}; each side has 1 to {LARGEST} pixels")
+    if larger > 1 and any(side % model.factor for side in size):
+        step = model.factor // math.gcd(model.factor, larger)
+        raise ValueError(
+            f"init is {width}x{height}, to be painted {larger} times as large; both its sides must divide by {step}"
+        )
+    return size
+
+
 def _strength(request: Request, canvas: Canvas, shown: str | None) -> float | None:
     """How much of the picture may change; None if the network is only shown it. ValueError for what cannot be."""
-    if shown == "picture":
+    if shown in ("picture", "low_resolution"):
         if canvas.hole is not None or request.inversion or request.strength is not None:
             raise ValueError("this model is shown the whole picture; it takes no mask, no inversion and no strength")
         return None

@@ -33,6 +33,7 @@ Size = Annotated[tuple[int, int], AfterValidator(_in_range)]
 Border = Annotated[tuple[int, int, int, int], AfterValidator(_border)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Part = Annotated[float, Field(ge=0, le=1)]
+Label = Annotated[int, Field(ge=0, le=1_000_000)]
 FUSED = re.compile(r"^(.*\S)[\s_-]+(karras|exponential)$", re.IGNORECASE)  # "DPM++ 2M Karras", as it once was written
 
 
@@ -47,11 +48,12 @@ class Request(Closed):
 
     prompt: str = Field(default="", max_length=8000)
     negative: str = Field(default="", max_length=8000)
-    label: int | None = Field(default=None, ge=0, le=1_000_000)  # of the class, for models that are asked with one
+    label: Label | Annotated[str, Field(min_length=1, max_length=200)] | None = None  # a class by number or by name
     sampler: SamplerName | None = None
     spacing: SpacingName | None = None
     steps: Steps | None = None
     guidance: Guidance | None = None
+    classifier_scale: Guidance | None = None  # how far a given classifier pulls to the label; 1
     rescale: Part = 0.0  # of the guess back to the spread of the conditional one
     eta: Part | None = None  # share of the fresh noise of the ancestral chain, for samplers that take it
     churn: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)  # S_churn, for samplers that take it

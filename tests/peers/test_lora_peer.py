@@ -17,6 +17,10 @@ warnings.filterwarnings("ignore", module="diffusers")
 
 from sfumato.io import opening
 from sfumato.io.lora import apply, read_lora
+from sfumato.nets.lora import Targets
+from sfumato.recipes import lora
+from sfumato.recipes.lora import Low, LowRankChange
+from sfumato.train.state import State
 
 TOLERANCE = 1e-4
 WEIGHT, ALPHA, RANK = 0.7, 2.0, 4
@@ -163,9 +167,9 @@ def test_saved_by_diffusers_with_its_scales(pipe: tuple[Any, Path], tmp_path: Pa
         text_encoder_lora_adapter_metadata=settings["text_encoder"],
     )
     loaded = opening.load(folder, precision="float32")
-    lora = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
-    assert {p.alpha for p in lora.patches} == {1.0, 6.0}
-    apply(loaded.model, lora, origin=loaded.file.origin)
+    read = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert {p.alpha for p in read.patches} == {1.0, 6.0}
+    apply(loaded.model, read, origin=loaded.file.origin)
     agree(loaded, theirs.unet, theirs.text_encoder, made)
 
 
@@ -185,3 +189,24 @@ def test_saved_by_peft_alone(pipe: tuple[Any, Path], tmp_path: Path) -> None:
         found = loaded.model.denoiser.net(x, torch.tensor([500.0]), tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
     assert (expected - without).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("targets", ["transformer", "all"])
+def test_diffusers_reads_what_was_trained_here(pipe: tuple[Any, Path], tmp_path: Path, targets: Targets) -> None:
+    """The file of the recipe: diffusers finds a place for every key, and fused it gives our numbers."""
+    pytest.importorskip("peft")
+    made, folder = pipe
+    loaded = opening.load(folder, precision="float32")
+    settings = lora.settings(str(folder))
+    low = Low(rank=RANK, alpha=ALPHA, targets=targets, conditioner=True)
+    change = LowRankChange(settings, loaded, low)
+    with torch.no_grad():
+        for p in change.learnt.parameters():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) * 0.1)
+    change.written(State(change.learnt, settings.diffusion.plan), {}, tmp_path)
+    theirs = copy.deepcopy(made)
+    theirs.load_lora_weights(str(tmp_path / "model"), weight_name="lora.safetensors")
+    keys = [*theirs.unet.state_dict(), *theirs.text_encoder.state_dict()]
+    assert sum("lora_A" in key for key in keys) == len(change.adapters.changes)
+    theirs.fuse_lora()
+    agree(loaded, theirs.unet, theirs.text_encoder, made)

@@ -21,9 +21,14 @@ class Labels(nn.Module):
         self.classes, self.none = classes, null
         self.table = nn.Embedding(classes, dim)
 
+    @property
+    def known(self) -> str:
+        """The labels, in words."""
+        return span(self.classes, self.none)
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """ "label" (B,) int64."""
-        return {"label": checked([s["label"] for s in samples], self.classes)}
+        return {"label": checked([s["label"] for s in samples], self.classes, self.none)}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:
         """tokens (B, 1, dim)."""
@@ -45,6 +50,11 @@ class TableRow(nn.Module):
         super().__init__()
         self.classes = classes
 
+    @property
+    def known(self) -> str:
+        """The labels, in words."""
+        return span(self.classes)
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """ "label" (B,) int64."""
         return {"label": checked([s["label"] for s in samples], self.classes)}
@@ -58,9 +68,15 @@ class TableRow(nn.Module):
         raise ValueError(UNGUIDED)
 
 
-def checked(labels: Sequence[int], classes: int) -> Tensor:
-    """The labels as int64; ValueError for one that is not there."""
+def span(classes: int, none: int | None = None) -> str:
+    """ "0 to 9" of ten classes and one that stands for none."""
+    last = classes - 1 - (none == classes - 1)
+    return f"0 to {last}" + (f" without {none}" if none is not None and none < last else "")
+
+
+def checked(labels: Sequence[int], classes: int, none: int | None = None) -> Tensor:
+    """The labels as int64; ValueError for one that is not there. `none` stands for none, if there is such a one."""
     wrong = [label for label in labels if not 0 <= label < classes]
     if wrong:
-        raise ValueError(f"label {wrong[0]} is out of range; this model has labels 0 to {classes - 1}")
+        raise ValueError(f"label {wrong[0]} is out of range; this model has labels {span(classes, none)}")
     return torch.tensor(list(labels), dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""From any kind of model file to any other, every tensor to the bit."""
+"""From any kind of model file to any other, every tensor to the bit; on the way LoRAs can become part of it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfumato.conditioning.clip_tokens import clip_tokenizer
 from sfumato.io import atomic, diffusers_config, diffusers_folder, model_folder, opening, single_file, tensors
+from sfumato.io.lora import apply, read_lora
 from sfumato.io.opening import Opened
 from sfumato.io.origin import Origin
 from sfumato.io.recognise import OURS
@@ -31,10 +32,18 @@ class Converted:
     passed: tuple[str, ...]  # keys of the source that say nothing to the model, and are not in the result
 
 
-def convert(source: str | Path, target: Path, kind: Kind, *, weights: str | None = None) -> Converted:
-    """Write the model `source` as a model of another kind, whole or not at all.
+def convert(
+    source: str | Path,
+    target: Path,
+    kind: Kind,
+    *,
+    weights: str | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> Converted:
+    """Write the model `source` as a model of another kind, whole or not at all, with LoRAs by their weights in it.
 
-    ValueError if the source is no model, if the other kind has no room for it, or if something is in the way.
+    A sum is taken as when it is painted with, and rounded to the type that the weight is stored in. ValueError if the
+    source is no model, if the other kind has no room for it, if a LoRA does not fit it, or if something is in the way.
     """
     found = opening.opened(source)
     if target.exists():
@@ -46,6 +55,8 @@ def convert(source: str | Path, target: Path, kind: Kind, *, weights: str | None
     chosen = found.chosen(weights)
     model = hollow(found.file.config, found.tokenizer)
     ours, passed = found.read(model, chosen, None)
+    if loras:
+        ours, found = _with(ours, model, found, loras)
     match kind:
         case "ldm":
             written = single_file.write(ours, model, found.origin)
@@ -57,6 +68,19 @@ def convert(source: str | Path, target: Path, kind: Kind, *, weights: str | None
             count = len(ours)
             _own(target, ours, chosen, found)
     return Converted(target, kind, chosen, count, tuple(passed))
+
+
+def _with(
+    ours: Mapping[str, Tensor], model: LatentDiffusion, found: Opened, loras: Sequence[tuple[Path, float]]
+) -> tuple[dict[str, Tensor], Opened]:
+    """The tensors with LoRAs in them, and what is said of the model then."""
+    model.load_state_dict(ours, assign=True)
+    for path, weight in loras:
+        apply(model, read_lora(path), weight=weight, origin=found.origin)
+    state = model.state_dict()
+    said = [{"file": path.name, "weight": weight, "sha256": tensors.sha256(path)} for path, weight in loras]
+    file = found.file.model_copy(update={"provenance": {**found.file.provenance, "loras": said}})
+    return {name: state[name] for name in ours}, replace(found, file=file)
 
 
 def metadata(name: str, config: ModelConfig, origin: Origin) -> dict[str, str]:

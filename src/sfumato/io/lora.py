@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.conditioning.clip import Clip
+from sfumato.conditioning.text import Text
 from sfumato.io import lora_scale, tensors
 from sfumato.io.layouts import diffusers, ldm
 from sfumato.io.layouts.rules import Rule, prefixed
@@ -27,7 +28,7 @@ from sfumato.io.stored import Stored, open_stored
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.unet import UNet
 
-__all__ = ["Applied", "Lora", "Patch", "apply", "read_lora", "write_lora"]
+__all__ = ["Applied", "Lora", "Patch", "apply", "lora_of", "read_lora", "write_lora"]
 
 PREFIX: dict[Part, str] = {"unet": "lora_unet_", "text": "lora_te_"}
 STALE = (
@@ -141,6 +142,28 @@ def _alpha(stored: Stored, pair: Pair, said: Said, *, rank: int) -> float:
     if not math.isfinite(value):
         raise ValueError(f"has {named(name)} that is not one number; it is damaged")
     return value
+
+
+def lora_of(
+    path: Path, model: LatentDiffusion, pairs: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float, origin: Origin
+) -> Lora:
+    """A LoRA, to be written at `path`, of changes (down, up) of layers of this model by our names, in theirs.
+
+    The names are those of diffusers' networks, as kohya's scripts write them. ValueError if a layer has no name there.
+    """
+    named_there: dict[str, tuple[Part, str, Rule]] = {}
+    for (part, layer), rule in _places(model, origin).items():
+        for name in rule.ours:
+            named_there.setdefault(name, (part, layer, rule))
+    patches = []
+    for name, pair in pairs.items():
+        if f"{name}.weight" not in named_there:
+            raise ValueError(f"the layer {name} has no name in a LoRA's file; leave it out")
+        part, layer, rule = named_there[f"{name}.weight"]
+        down, up = (rule.form.write([half.detach()])[0] for half in pair)
+        patches.append(Patch(f"{PREFIX[part]}{layer}.lora_down.weight", part, layer, down, up, alpha))
+    side = model.config.resolution
+    return Lora(path, tuple(patches), {"modelspec.resolution": f"{side}x{side}"})
 
 
 def write_lora(path: Path, lora: Lora) -> None:
@@ -286,8 +309,8 @@ def _places(model: LatentDiffusion, origin: Origin) -> dict[tuple[Part, str], Ru
         raise ValueError("a LoRA fits U-Nets of Stable Diffusion's kind, and this model's is another")
     layers = diffusers.unet(net, linear=origin.linear) + ldm.unet(net, linear=origin.linear, order=origin.order)
     parts: dict[Part, list[Rule]] = {"unet": prefixed(layers, "denoiser.net.", "")}
-    if isinstance(model.conditioner, Clip):
-        parts["text"] = prefixed(ldm.clip(model.conditioner.encoder), "conditioner.encoder.", "text_model.")
+    if _tower(model):
+        parts["text"] = prefixed(ldm.clip(model.text), "conditioner.encoder.", "text_model.")
     found: dict[tuple[Part, str], Rule] = {}
     for part, rules in parts.items():
         for rule in rules:
@@ -298,8 +321,14 @@ def _places(model: LatentDiffusion, origin: Origin) -> dict[tuple[Part, str], Ru
     return found
 
 
+def _tower(model: LatentDiffusion) -> bool:
+    """Whether the model has a text tower with CLIP's layers, whose names our own of words have too."""
+    tower = isinstance(model.conditioner, Clip | Text)
+    return tower and model.text.logits is None
+
+
 def _unknown(model: LatentDiffusion, patch: Patch) -> str:
-    if patch.part == "text" and not isinstance(model.conditioner, Clip):
+    if patch.part == "text" and not _tower(model):
         return "is for a text tower of CLIP, which this model has none of; give a LoRA for this model"
     where = "text tower" if patch.part == "text" else "U-Net"
     return f"fits no layer of this model's {where}; it is for another kind of model, or none for Stable Diffusion"

@@ -59,6 +59,7 @@ class ModelFile(Closed):
     default: str = "ema"  # the weight set that sampling uses
     weights: dict[str, WeightSet] = Field(default_factory=dict)
     defaults: Defaults = Defaults()
+    classes: tuple[str, ...] | None = None  # what labels 0, 1, ... stand for, where that is known
     origin: Origin | None = None  # of a model that came from another program's file
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -96,6 +97,8 @@ def find(name_or_path: str | Path) -> Path:
         return BUNDLED / str(name_or_path)
     if str(name_or_path) and (path / "model" / "model.json").is_file():
         return path / "model"  # the folder of a training run
+    if str(name_or_path) and (addition := _addition(path / "model")) is not None:
+        raise ValueError(f"{path} holds no model, but what was learnt for one; give {addition}")
     if str(name_or_path) and (recipe := recipe_of(path)) is not None:
         raise ValueError(
             f"{path} is a run that is not finished; go on with: sfumato train {recipe} --out {path} --resume"
@@ -104,6 +107,13 @@ def find(name_or_path: str | Path) -> Path:
         raise ValueError(f"{path} holds no model.json, nor diffusers' model_index.json; a model is a folder that does")
     paths = "or the path of a model folder, a .safetensors or .ckpt file or a folder of diffusers"
     raise ValueError(f"{unknown('model', str(name_or_path), names())} ({paths})")
+
+
+def _addition(folder: Path) -> str | None:
+    """How the LoRA or the textual inversion in a folder is given; None if it has neither."""
+    for file in sorted(folder.glob("*.safetensors")) if not any(folder.glob("*.json")) else []:
+        return f"{'--lora' if file.stem == 'lora' else '--embedding'} {file} to generate"
+    return None
 
 
 def recipe_of(path: Path) -> str | None:

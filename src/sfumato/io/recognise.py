@@ -1,5 +1,6 @@
 """What model a single file holds: told from names and shapes, then from what the file and its neighbour say."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from sfumato.models.config import (
     MapsKind,
     ModelConfig,
     ScheduleConfig,
+    SegmentationConfig,
     TableConfig,
     complaint,
     configured,
@@ -62,7 +64,7 @@ def recognise(stored: Stored) -> Recognised:
         first_shapes = below(all_shapes, FIRST_STAGE)
         first = shapes.autoencoder(first_shapes) if first_shapes else None
         found = shapes.unet(unet_shapes, latent=first.latent_channels if first else None)
-        text_at, conditioner, text = _conditioner(all_shapes, found)
+        text_at, conditioner, text = _conditioner(all_shapes, found, first)
         _whole(found, first, conditioner)
     except ValueError as error:
         raise ValueError(f"{stored.path}: {error}") from None
@@ -82,7 +84,7 @@ def recognise(stored: Stored) -> Recognised:
         schedule=schedule,
         prediction=prediction,
         resolution=SIDE_OF_V if v else training.resolution,
-        maps=training.maps or maps_of(found.size, first),
+        maps=training.maps or maps_of(found.size, first, conditioner),
     )
     averaged = any(name.startswith(EMA + "diffusion_model") for name in all_shapes)
     return Recognised(
@@ -97,8 +99,10 @@ def recognise(stored: Stored) -> Recognised:
     )
 
 
-def maps_of(size: UNetSize, first: AutoencoderSize | None) -> MapsKind | None:
+def maps_of(size: UNetSize, first: AutoencoderSize | None, conditioner: Conditioning | None = None) -> MapsKind | None:
     """What a network is shown, as its channels tell: a latent and a hole, a latent, depth, or another thing."""
+    if isinstance(conditioner, SegmentationConfig):
+        return "segmentation"
     latent, channels = first.latent_channels if first else size.channels, size.map_channels
     if channels == 0:
         return None
@@ -157,7 +161,9 @@ def ema_name(name: str) -> str:
     return EMA + name.removeprefix("model.").replace(".", "")
 
 
-def _conditioner(all_shapes: shapes.Shapes, found: FoundUNet) -> tuple[str, Conditioning | None, TextNames | None]:
+def _conditioner(
+    all_shapes: shapes.Shapes, found: FoundUNet, first: AutoencoderSize | None
+) -> tuple[str, Conditioning | None, TextNames | None]:
     """Where the conditioner is, what it is, and whose names it has."""
     for at in CLIP_AT:
         if at + "embeddings.token_embedding.weight" in all_shapes:
@@ -171,13 +177,17 @@ def _conditioner(all_shapes: shapes.Shapes, found: FoundUNet) -> tuple[str, Cond
         words, size = shapes.encoder(below(all_shapes, COND + "transformer."), "bert")
         kind = "bert" if words == 30522 else "layout"  # noqa: PLR2004 (BERT's words)
         return COND + "transformer.", BertConfig(kind=kind, encoder=size, vocabulary=words), "bert"
-    table = all_shapes.get(COND + "embedding.weight")
+    table, mapper = (all_shapes.get(COND + name) for name in ("embedding.weight", "channel_mapper.weight"))
+    conditioner: Conditioning | None = None
     if table:
         null = table[0] - 1 if table[0] % 10 == 1 else None  # 1001 classes are 1000 and none
-        return COND, LabelsConfig(classes=table[0], dim=table[1], null=null), None
-    if found.size.classes and not found.size.context_dim:
-        return "", TableConfig(classes=found.size.classes), None
-    return "", None, None
+        conditioner = LabelsConfig(classes=table[0], dim=table[1], null=null)
+    elif mapper:
+        stages = 0 if first is None else round(math.log2(first.factor))
+        conditioner = SegmentationConfig(channels=mapper[0], classes=mapper[1], stages=stages)
+    elif found.size.classes and not found.size.context_dim:
+        conditioner = TableConfig(classes=found.size.classes)
+    return COND if table or mapper else "", conditioner, None
 
 
 ALONE = "is a first stage alone: give it with --vae beside a model"

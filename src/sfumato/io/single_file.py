@@ -11,7 +11,7 @@ from sfumato.io.layouts.rules import Layout, Rule, prefixed
 from sfumato.io.origin import Origin
 from sfumato.io.recognise import COND, FIRST_STAGE, UNET, Recognised, ema_name
 from sfumato.io.stored import Stored
-from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, ModelConfig, WordsConfig
+from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, ModelConfig, SegmentationConfig, WordsConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
 
 READ = ("scale_factor", "betas", "v_pred", "ztsnr")
@@ -62,6 +62,8 @@ def _conditioner(model: LatentDiffusion, origin: Origin, text_at: str) -> list[R
     kind = model.config.conditioner
     if isinstance(kind, LabelsConfig):
         return [Rule(("conditioner.table.weight",), (f"{COND}embedding.weight",))]
+    if isinstance(kind, SegmentationConfig):
+        return [Rule(("conditioner.project.weight",), (f"{COND}channel_mapper.weight",))]
     if not isinstance(kind, ClipConfig | BertConfig):
         return []
     text = "bert" if isinstance(kind, BertConfig) else origin.text or "clip"

@@ -19,6 +19,7 @@ from sfumato.registry import Registry
 S = TypeVar("S")
 LARGEST = 10**7  # of any number in a size
 HEAVIEST = 10**8  # weights of a layer: forty times the largest of a published first stage
+UPSCALE = 4  # times as large, where a model does not say it: all published ones
 LONG = 80  # characters of what was given that are said again
 MOST = {"depth": 64, "blocks": 16, "layers": 16, "levels": 16, "mult": 64, "heads": 256}  # each costs modules
 
@@ -108,8 +109,18 @@ class TableConfig(Closed):
     classes: int = Field(ge=1, le=1_000_000)
 
 
+class SegmentationConfig(Closed):
+    """A map of classes as channels beside the latent (`conditioning/segmentation.py`)."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    classes: int = Field(ge=1, le=255)
+    channels: int = Field(default=3, ge=1, le=256)
+    stages: int = Field(default=2, ge=0, le=8)  # how often its sides are halved, down to the latent's
+
+
 Conditioning = Annotated[
-    WordsConfig | ClipConfig | BertConfig | LabelsConfig | TableConfig, Field(discriminator="kind")
+    WordsConfig | ClipConfig | BertConfig | LabelsConfig | TableConfig | SegmentationConfig,
+    Field(discriminator="kind"),
 ]
 MapsKind = Literal["inpainting", "inpainting_black", "picture", "depth", "low_resolution", "segmentation", "other"]
 
@@ -124,6 +135,12 @@ class ModelConfig(Closed):
     prediction: Prediction = Prediction.V
     resolution: int = Field(default=64, ge=8, le=4096)  # pixels a side that it was trained at
     maps: MapsKind | None = None  # what is concatenated to the latent
+    upscale: int | None = Field(default=None, ge=2, le=16)  # of maps "low_resolution": how many times as large; 4
+
+    @property
+    def larger(self) -> int:
+        """How many times as large as the picture that it is shown are those that it paints."""
+        return (self.upscale or UPSCALE) if self.maps == "low_resolution" else 1
 
     @property
     def learned(self) -> bool:
@@ -146,17 +163,39 @@ class ModelConfig(Closed):
             (unet.channels != channels, f"unet.channels must be {channels}, as the latent's"),
             (unet.out_channels not in (None, channels, 2 * channels), f"unet.out_channels must be {channels}"),
             (not _shown(self.maps, unet, channels), _unshown(self.maps, channels)),
+            (self.upscale and self.maps != "low_resolution", "upscale is of maps 'low_resolution'; leave it out"),
+            (self.resolution % self.larger > 0, f"resolution must divide by {self.larger}, as upscale says"),
             (self.resolution % factor > 0, f"resolution must divide by {factor}, as all sizes of this model must"),
         ):
             if wrong:
                 raise ValueError(message)
+        if isinstance(self.conditioner, SegmentationConfig):
+            _segments(self.conditioner, self)
         return self
+
+
+def map_channels(kind: MapsKind | None, latent: int) -> int | None:
+    """The channels of maps of this kind beside a latent of so many; None where the kind does not say."""
+    holes = {"inpainting": latent + 1, "inpainting_black": latent + 1}
+    return {None: 0, **holes, "picture": latent, "depth": 1, "low_resolution": 3}.get(kind)
 
 
 def _shown(kind: MapsKind | None, unet: UNetSize, latent: int) -> bool:
     """Whether the network has the channels that maps of this kind take."""
-    channels = {None: 0, "inpainting": latent + 1, "inpainting_black": latent + 1, "picture": latent, "depth": 1}
-    return unet.map_channels == channels[kind] if kind in channels else unet.map_channels > 0
+    channels = map_channels(kind, latent)
+    return unet.map_channels > 0 if channels is None else unet.map_channels == channels
+
+
+def _segments(conditioner: SegmentationConfig, model: ModelConfig) -> None:
+    """ValueError if a map of classes does not come out as the network is to be shown it."""
+    factor = 1 if model.first_stage is None else model.first_stage.factor
+    for wrong, message in (
+        (model.maps != "segmentation", "maps must be 'segmentation', as the conditioner's kind"),
+        (model.unet.map_channels != conditioner.channels, f"unet.map_channels must be {conditioner.channels}"),
+        (2**conditioner.stages != factor, f"conditioner.stages must halve a side to 1/{factor}, as the first stage"),
+    ):
+        if wrong:
+            raise ValueError(message)
 
 
 def _unshown(kind: MapsKind | None, latent: int) -> str:
@@ -191,7 +230,7 @@ def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
             heard.append(("context_dim", dim, "conditioner.dim"))
         case TableConfig(classes=classes):
             heard.append(("classes", classes, "conditioner.classes"))
-        case None:
+        case SegmentationConfig() | None:
             pass
     for name, value, what in heard:
         if getattr(unet, name) != value:

@@ -14,6 +14,7 @@ from sfumato.conditioning.bert_tokens import bert_tokenizer
 from sfumato.conditioning.clip import Clip
 from sfumato.conditioning.clip_tokens import clip_tokenizer
 from sfumato.conditioning.label import Labels, TableRow
+from sfumato.conditioning.segmentation import Segmentation
 from sfumato.conditioning.text import Text
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.latents.kl import KLFirstStage
@@ -27,7 +28,7 @@ from sfumato.nets.transformer import TransformerEncoder
 from sfumato.nets.unet import UNet
 
 AnyFirstStage = KLFirstStage | VQFirstStage | TinyFirstStage | Pixels
-AnyConditioner = Text | Clip | Bert | Labels | TableRow
+AnyConditioner = Text | Clip | Bert | Labels | TableRow | Segmentation
 
 
 class LatentDiffusion(nn.Module):
@@ -93,10 +94,20 @@ def _conditioner(kind: config.Conditioning | None, tokenizer: Tokenizer | None) 
             return Clip(tokenizer or clip_tokenizer(), words, size, pad=pad)
         case config.BertConfig(kind=reads, encoder=size, vocabulary=words):
             return Bert(tokenizer or bert_tokenizer() if reads == "bert" else None, words, size)
+        case _:
+            return _wordless(kind)
+
+
+def _wordless(
+    kind: config.LabelsConfig | config.TableConfig | config.SegmentationConfig | None,
+) -> AnyConditioner | None:
+    match kind:
         case config.LabelsConfig(classes=classes, dim=dim, null=null):
             return Labels(classes, dim, null=null)
         case config.TableConfig(classes=classes):
             return TableRow(classes)
+        case config.SegmentationConfig(classes=classes, channels=channels, stages=stages):
+            return Segmentation(classes, channels, stages=stages)
         case None:
             return None
 
