@@ -22,8 +22,8 @@ from sfumato.cli.main import VERBS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import model_folder, pictures, tensors
 from sfumato.recipes import RECIPES
-from sfumato.recipes.diffusion import DiffusionTraining
 from sfumato.recipes.events import Ready
+from sfumato.recipes.settings import DiffusionTraining
 
 HEARD = ("file", "tokens", "tokens_dropped", "words_unknown")
 

@@ -123,7 +123,7 @@ def test_what_is_put_on_a_model_is_in_the_picture_and_wanted_again(folder: Path,
             "not asked through CLIP",
         ),
         (("generate", "a", "--model", "{}/adm.safetensors", "--label", "1", "--vae", "{}/vae.ckpt"), "paints pixels"),
-        (("generate", "--model", "{}/labels.safetensors"), "is asked with a label alone, from 0 to 10"),
+        (("generate", "--model", "{}/labels.safetensors"), "is asked with a label alone, from 0 to 9"),
         (("generate", "--model", "{}/sd1.safetensors"), "there is no prompt"),
     ],
 )

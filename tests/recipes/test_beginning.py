@@ -15,8 +15,9 @@ from sfumato.cli.main import main
 from sfumato.data.fingerprint import Fingerprint
 from sfumato.io import first_stages, pictures, tensors
 from sfumato.nets.autoencoder import AutoencoderSize
-from sfumato.recipes import beginning
+from sfumato.recipes import beginning, pixels
 from sfumato.recipes.beginning import rests_on
+from sfumato.recipes.settings import DiffusionTraining
 
 SMALL = (
     *("size.channels=4", "size.mult=[1,2]", "size.latent_channels=2", "resolution=32", "run.crop=16"),
@@ -170,3 +171,17 @@ def test_a_run_that_is_refused_leaves_nothing(home: Path, capsys: pytest.Capture
     assert not (home / "run").exists()
     (home / "data" / "3.png").write_bytes(data)
     begun("run")
+
+
+def test_a_run_from_before_validation_holds_nothing_out(tmp_path: Path) -> None:
+    """Else it would go on with other pictures."""
+    settings = pixels.settings(None)
+    stored = settings.model_dump(mode="json")
+    for validation, expected in ((None, None), (7, 7)):
+        stored["diffusion"]["validation"] = validation
+        said = {"recipe": "pixels", "data": None, "rests on": {}, "settings": stored}
+        (tmp_path / beginning.NAME).write_text(json.dumps(said))
+        assert beginning.read(tmp_path, "pixels", DiffusionTraining).settings.diffusion.validation == expected
+    del stored["diffusion"]["validation"]
+    (tmp_path / beginning.NAME).write_text(json.dumps(said))
+    assert beginning.read(tmp_path, "pixels", DiffusionTraining).settings.diffusion.validation == 0

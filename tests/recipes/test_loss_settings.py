@@ -21,9 +21,12 @@ from sfumato.io.model_folder import Defaults
 from sfumato.models.config import ModelConfig, ScheduleConfig
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.unet import UNetSize
-from sfumato.recipes import diffusion
-from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material, run
+from sfumato.recipes import told
+from sfumato.recipes.diffusion import run
 from sfumato.recipes.events import Wrote
+from sfumato.recipes.material import Material
+from sfumato.recipes.settings import DiffusionRun, DiffusionTraining
+from sfumato.recipes.told import Told
 from sfumato.train.plan import Plan
 
 UNET = UNetSize(channels=3, width=16, mult=(1, 2), blocks=1, attention=(2,), head_dim=8)
@@ -58,7 +61,7 @@ def test_by_default_a_step_is_the_old_formula() -> None:
     batch = {"mean": inp("pictures", 4, 3, 8, 8)}
     chosen = settings(PLAIN).diffusion
     assert chosen.loss == Loss()
-    got = diffusion._Told(model, chosen.drop, chosen.times, chosen.loss)(batch, at).loss
+    got = Told(model, chosen.drop, chosen.times, chosen.loss)(batch, at).loss
     x, eps, level = noised(model.denoiser.schedule, batch["mean"], at)
     off = model.denoiser.net(x, level.t.float().reshape(-1)) - model.denoiser.prediction.target(
         batch["mean"], eps, level
@@ -77,10 +80,10 @@ def test_the_settings_reach_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(more["loss"])
         return z.flatten(1).mean(1)
 
-    monkeypatch.setattr(diffusion, "denoising_loss", loss)
+    monkeypatch.setattr(told, "denoising_loss", loss)
     chosen = settings(PLAIN, loss={"weighting": "min_snr", "gamma": 3, "offset": 0.05}).diffusion
-    told = diffusion._Told(awake(PLAIN), chosen.drop, chosen.times, chosen.loss)
-    told({"mean": inp("pictures", 2, 3, 8, 8)}, Address.of(0, torch.arange(2)))
+    objective = Told(awake(PLAIN), chosen.drop, chosen.times, chosen.loss)
+    objective({"mean": inp("pictures", 2, 3, 8, 8)}, Address.of(0, torch.arange(2)))
     assert seen == [Loss(weighting="min_snr", gamma=3.0, offset=0.05)]
 
 

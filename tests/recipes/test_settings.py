@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from sfumato.cli import train
@@ -18,6 +19,7 @@ from sfumato.nets.patchgan import PatchGan, PatchGanSize
 from sfumato.recipes import RECIPES, seen
 from sfumato.recipes.first_stage import FirstStageTraining
 from sfumato.recipes.first_stages import CHANNELS
+from sfumato.recipes.published import MODELS, READERS
 
 NAMES = list(RECIPES)
 PUBLISHED = {  # systems.md 8.3: parameters; where the adversary begins, its weight, layers of its critic; batch
@@ -51,6 +53,9 @@ def training(name: str, data: Path | None = None) -> FirstStageTraining:
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_survive_json(name: str, folder: bool, tmp_path: Path) -> None:
     pictures.save_png(torch.zeros(3, 16, 16), tmp_path / "grey" / "a.png", {})
+    if name == "semantic" and folder:
+        (tmp_path / "masks" / "grey").mkdir(parents=True)
+        Image.new("L", (16, 16)).save(tmp_path / "masks" / "grey" / "a.png")
     settings = RECIPES[name].settings(tmp_path if folder else None)
     text = json.dumps(settings.model_dump(mode="json"))
     again = type(settings).model_validate(json.loads(text))
@@ -60,7 +65,9 @@ def test_settings_survive_json(name: str, folder: bool, tmp_path: Path) -> None:
 
 def test_there_are_recipes_for_all() -> None:
     small = {f"{kind}-f{factor}" for kind in ("kl", "vq") for factor in (2, 4, 8, 16)}
-    assert set(NAMES) == {"emoji", "pixels", "tiny-decoder", *small, *PUBLISHED}
+    tasks = {"super-resolution", "inpainting", "semantic", "class-to-image", "unconditional", "classifier"}
+    tasks |= {"finetune", "lora", "textual-inversion", "dreambooth"}
+    assert set(NAMES) == {"emoji", "pixels", "tiny-decoder", *tasks, *small, *PUBLISHED, *MODELS, *READERS}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from sfumato.cli.additions import Loras, weighted
 from sfumato.cli.parse import Name, parse
 from sfumato.io import atomic
 from sfumato.io.conversion import convert
@@ -25,6 +26,8 @@ class Convert:
     """The kind: a model folder of sfumato, LDM's single file, a folder of diffusers."""
     weights: Name = None
     """Which of the source's weight sets; ema, the average, where there is one."""
+    lora: Loras = field(default_factory=list)
+    """A LoRA that becomes part of the model, with its weight, as style.safetensors:0.8; may be given several times."""
     json: bool = False
     """Print one JSON object, and nothing else, on standard output."""
 
@@ -33,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Convert, arguments, verb="convert")
     atomic.check_writable(asked.target.parent)
-    done = convert(asked.source, asked.target, asked.to, weights=asked.weights)
+    loras = [weighted(given) for given in asked.lora]
+    done = convert(asked.source, asked.target, asked.to, weights=asked.weights, loras=loras)
     if asked.json:
         said = {"path": str(done.path), "kind": done.kind, "weights": done.weights, "tensors": done.tensors}
         print(json.dumps({**said, "passed_over": done.passed}))

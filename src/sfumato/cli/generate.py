@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from sfumato.cli.additions import Embeddings, Loras, added
-from sfumato.cli.parse import File, Int, Name, Number, parse
+from sfumato.cli.additions import Embeddings, Loras, added, pulled
+from sfumato.cli.parse import File, Folder, Int, Name, Number, parse
 from sfumato.diffusion.samplers import SAMPLERS
-from sfumato.generate import Preview, Result, sample
-from sfumato.io import atomic, infotext, opening, pictures
+from sfumato.generate import Given, Preview, Result, sample
+from sfumato.io import atomic, classifier_folder, infotext, opening, pictures
 from sfumato.io.model_folder import DEFAULT
-from sfumato.models.config import Conditioning
+from sfumato.models.config import Conditioning, ModelConfig
 from sfumato.request import Request, random_seed, requested
 
 FEW, BEST_FOR_FEW = 10, ("trailing", "linspace")
@@ -58,8 +58,12 @@ class Generate:
     rounding; what does not fit goes to a file meanwhile. (--tiling makes a picture that can be laid as a tile.)"""
     negative: str = ""
     """What they should not show."""
-    label: Int = None
-    """The class, for models that are asked with a number."""
+    label: Name = None
+    """The class, by its name or its number, for models that are asked with one."""
+    classifier: Folder = None
+    """A classifier of noisy pictures (the run of one), which pulls to --label beside guidance or without."""
+    classifier_scale: Number = None
+    """How far it pulls; 1 if not said."""
     sampler: Name = None
     """See: sfumato samplers. The names of other tools are understood, "DPM++ 2M Karras" too."""
     spacing: Name = None
@@ -87,11 +91,13 @@ class Generate:
     tiling: bool = False
     """The picture continues on its opposite side, so that it can be laid as a tile."""
     init: File = None
-    """A picture to begin from."""
+    """A picture to begin from; for a model of super-resolution, the one that it paints larger."""
     strength: Number = None
     """How much of it may change, from 0 to 1; 0.6 if not said, and 1 with --mask or --extend."""
     mask: File = None
     """A picture of the same size as --init: where it is white that is painted anew, where it is black it stays."""
+    map: File = None
+    """A map of classes, for models that are asked with one: 8-bit PNG, grey or with a palette, a class a pixel."""
     extend: Annotated[str | None, tyro.conf.arg(metavar="L,T,R,B", help_behavior_hint="")] = None
     """Paint around --init: pixels more on the left, top, right and bottom, as 0,0,32,0."""
     feather: Int = None
@@ -114,15 +120,15 @@ def run(arguments: Sequence[str]) -> int:
     prompts = _prompts(asked, opening.describe(asked.model).config.conditioner)
     requests = [_request(asked, prompt, seed) for prompt in prompts]
     loaded = opening.load(asked.model, weights=asked.weights, precision=asked.precision)
-    init, mask = _given(asked, loaded.file.config.resolution)
-    additions = added(loaded, asked.lora, asked.embedding, asked.vae)
+    given = _given(asked, loaded.file.config)
+    additions = {**added(loaded, asked.lora, asked.embedding, asked.vae), **pulled(asked.classifier)}
     identity: dict[str, Any] = {}
     written: list[dict[str, Any]] = []
     console = Console(stderr=True, highlight=False)
     for request in requests:
-        result = _watched(sample(loaded, request, init=init, mask=mask, tiled=asked.tiled), request.prompt, console)
+        result = _watched(sample(loaded, request, **given._asdict(), tiled=asked.tiled), request.prompt, console)
         identity = identity or {**opening.identity(loaded), **additions}  # hashes the file, which takes seconds
-        for remark in _remarks(result, loaded.file.config.resolution):
+        for remark in _remarks(result, loaded.file.config):
             console.print(remark, markup=False)
         for image, one in zip(result.images, result.requests, strict=True):
             parameters = {
@@ -130,10 +136,9 @@ def run(arguments: Sequence[str]) -> int:
                 "model": identity,
                 "request": one.model_dump(mode="json", exclude_none=True),
             }
-            if asked.init is not None:
-                parameters["init"] = {"file": asked.init.name, "sha256": pictures.digest(init)}
-            if asked.mask is not None:
-                parameters["mask"] = {"file": asked.mask.name, "sha256": pictures.digest(mask)}
+            for name in ("init", "mask", "map"):
+                if (path := getattr(asked, name)) is not None:
+                    parameters[name] = {"file": path.name, "sha256": pictures.digest(getattr(given, name))}
             path = _saved(image, asked.out, one, parameters, loaded.file.name)
             heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
             written.append({"file": str(path), **heard, **parameters})
@@ -145,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _remarks(result: Result, resolution: int) -> Iterator[str]:
+def _remarks(result: Result, config: ModelConfig) -> Iterator[str]:
     """What a person should know of how the request was taken."""
     if result.dropped:
         yield f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
@@ -156,8 +161,8 @@ def _remarks(result: Result, resolution: int) -> Iterator[str]:
         yield f"with less than {FEW} steps, {' and '.join(BEST_FOR_FEW)} paint best; the spacing is {asked.spacing}"
     if SAMPLERS[result.requests[0].sampler or ""].consistent:
         yield "this sampler is made for models that answer where the flow ends; of others its pictures are too smooth"
-    width, height = result.images.shape[3], result.images.shape[2]
-    if (width, height) != (resolution, resolution):
+    width, height, resolution = result.images.shape[3], result.images.shape[2], config.resolution
+    if (width, height) != (resolution, resolution) and config.maps != "low_resolution":
         yield f"the model was trained at {resolution}x{resolution}; at {width}x{height} it paints worse"
 
 
@@ -171,7 +176,7 @@ def _prompts(asked: Generate, conditioner: Conditioning | None) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{asked.from_file} cannot be read as text ({error})") from None
         prompts += [row.strip() for row in text.splitlines() if row.strip()]
-    if not prompts and (conditioner is None or conditioner.kind in ("labels", "table")):
+    if not prompts and (conditioner is None or conditioner.kind in ("labels", "table", "segmentation")):
         return [""]  # such models are not asked with words
     if not prompts:
         raise ValueError('there is no prompt; say what to paint, for instance: sfumato generate "a red apple, 3d"')
@@ -191,6 +196,7 @@ def _request(asked: Generate, prompt: str, seed: int) -> Request:
     for flag, given, needs, there in (
         ("feather", asked.feather is not None, "--mask or --extend", asked.mask or asked.extend),
         ("source", bool(asked.source), "--inversion", asked.inversion),
+        ("classifier-scale", asked.classifier_scale is not None, "--classifier", asked.classifier),
         ("variation-seed", asked.variation_seed is not None, "--variation-strength", asked.variation_strength),
     ):
         if given and not there:
@@ -217,15 +223,30 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _given(asked: Generate, resolution: int) -> tuple[Tensor | None, Tensor | None]:
-    """The picture to begin from, cut to the asked size, and its mask: one side is given as is, else the model's own."""
-    if asked.init is None:
-        return None, None
-    width, height = _size(asked.size) or (resolution, resolution)
-    if width != height:
-        raise ValueError(f"--init is cut to a square, and --size {asked.size} is none; ask for equal sides")
-    init = pictures.read(asked.init, size=width)
-    return init, None if asked.mask is None else pictures.read_mask(asked.mask, of=asked.init, size=width)
+def _given(asked: Generate, config: ModelConfig) -> Given:
+    """The picture to begin from, cut to the asked size, its mask, and a map: one side is given as is, else the model's.
+
+    A picture that is painted larger is taken whole.
+    """
+    classifier = None if asked.classifier is None else classifier_folder.load(asked.classifier)
+    if asked.init is not None and config.maps == "low_resolution":
+        if asked.size is not None:
+            raise ValueError(f"this model paints {config.larger} times as large as --init; leave --size out")
+        init = pictures.read(asked.init)
+        if asked.map is not None:
+            raise ValueError("this model is not asked with a map of classes; leave --map out")
+        mask = None if asked.mask is None else pictures.read_mask(asked.mask, of=asked.init)
+        return Given(init, mask, classifier=classifier)
+    width, height = _size(asked.size) or (config.resolution, config.resolution)
+    if width != height and (asked.init or asked.map):
+        what = "init" if asked.init else "map"
+        raise ValueError(f"--{what} is cut to a square, and --size {asked.size} is none; ask for equal sides")
+    return Given(
+        None if asked.init is None else pictures.read(asked.init, size=width),
+        None if asked.init is None or asked.mask is None else pictures.read_mask(asked.mask, of=asked.init, size=width),
+        None if asked.map is None else pictures.read_map(asked.map, size=width),
+        classifier,
+    )
 
 
 def _watched(run: Iterator[Preview | Result], prompt: str, console: Console) -> Result:

@@ -27,6 +27,7 @@ ASKED = {
     "layout": "sequences of numbers that stand for boxes",
     "labels": "a label",
     "table": "a label",
+    "segmentation": "a map of classes",
     None: "nothing",
 }
 

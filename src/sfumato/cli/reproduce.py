@@ -10,11 +10,11 @@ import tyro
 from pydantic import ValidationError
 from torch import Tensor
 
-from sfumato.cli.additions import Embeddings, Loras, added, differing
-from sfumato.cli.parse import File, Name, parse
-from sfumato.generate import generate
-from sfumato.io import model_folder, opening, pictures
-from sfumato.models.config import complaint
+from sfumato.cli.additions import Embeddings, Loras, added, differing, pulled
+from sfumato.cli.parse import File, Folder, Name, parse
+from sfumato.generate import Given, generate
+from sfumato.io import classifier_folder, model_folder, opening, pictures
+from sfumato.models.config import ModelConfig, complaint
 from sfumato.request import Request
 
 
@@ -30,6 +30,10 @@ class Reproduce:
     """The picture that it began from, if there was one."""
     mask: File = None
     """Its mask, if there was one."""
+    map: File = None
+    """The map of classes that it was asked with, if there was one."""
+    classifier: Folder = None
+    """The classifier that pulled, if there was one."""
     lora: Loras = field(default_factory=list)
     """Its LoRAs with their weights, if there were any."""
     embedding: Embeddings = field(default_factory=list)
@@ -49,13 +53,13 @@ def run(arguments: Sequence[str]) -> int:
     if asked.model is None and made.model not in model_folder.names():
         raise ValueError(f"{asked.picture} was made by a model called '{made.model}'; give its path with --model")
     loaded = opening.load(asked.model or made.model, precision=made.precision)
-    said = added(loaded, asked.lora, asked.embedding, asked.vae)
+    said = {**added(loaded, asked.lora, asked.embedding, asked.vae), **pulled(asked.classifier)}
     if wanted := differing(said, made.additions):
         raise ValueError(f"{asked.picture} was made with {wanted}; give the same")
     same_model = opening.digest(loaded) == made.sha256
     old = pictures.read(asked.picture)
-    init, mask = _given(asked, made, old)
-    new = generate(loaded, made.request, init=init, mask=mask).images[0]
+    given = _given(asked, made, old, loaded.file.config)
+    new = generate(loaded, made.request, **given._asdict()).images[0]
     if old.shape != new.shape:
         raise ValueError(f"{asked.picture} was scaled after it was made; it cannot be compared")
     difference = round(float((pictures.from_pil(pictures.to_pil(new)) - old).abs().max()) * 127.5)
@@ -80,26 +84,35 @@ class _Made(NamedTuple):
     additions: dict[str, Any]  # what was put on the model
     began: str  # hash of the pixels of the picture that it began from, if there was one
     masked: str  # hash of its mask, if there was one
+    mapped: str  # hash of its map of classes, if there was one
 
 
-def _given(asked: Reproduce, made: _Made, old: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The picture that it began from and its mask; ValueError if one is missing or is another."""
-    for flag, path, digest in (("init", asked.init, made.began), ("mask", asked.mask, made.masked)):
+WAS = {"init": "began from a picture", "mask": "was painted through a mask", "map": "was asked with a map of classes"}
+
+
+def _given(asked: Reproduce, made: _Made, old: Tensor, config: ModelConfig) -> Given:
+    """What it was made of; ValueError if one is missing or is another."""
+    hashes = {"init": made.began, "mask": made.masked, "map": made.mapped}
+    for flag, digest in hashes.items():
+        path = getattr(asked, flag)
         if digest and path is None:
-            what = "began from a picture" if flag == "init" else "was painted through a mask"
-            raise ValueError(f"{asked.picture} {what}; give it with --{flag}")
+            raise ValueError(f"{asked.picture} {WAS[flag]}; give it with --{flag}")
         if path is not None and not digest:
             raise ValueError(f"{asked.picture} was made without --{flag}; leave it out")
-    if not made.began or asked.init is None:
-        return None, None
     left, _, right, _ = made.request.extend or (0, 0, 0, 0)
-    size = old.shape[2] - left - right
-    init = pictures.read(asked.init, size=size)
-    mask = pictures.read_mask(asked.mask, of=asked.init, size=size) if made.masked and asked.mask else None
-    for path, given, digest in ((asked.init, init, made.began), (asked.mask, mask, made.masked)):
-        if digest and pictures.digest(given) != digest:
-            raise ValueError(f"{path} is not the one that {asked.picture} was made with; its pixels differ")
-    return init, mask
+    size = None if config.maps == "low_resolution" else old.shape[2] - left - right
+    given = Given(
+        pictures.read(asked.init, size=size) if asked.init else None,
+        pictures.read_mask(asked.mask, of=asked.init, size=size) if asked.mask and asked.init else None,
+        pictures.read_map(asked.map, size=size) if asked.map else None,
+        classifier_folder.load(asked.classifier) if asked.classifier else None,
+    )
+    for flag, digest in hashes.items():
+        if digest and pictures.digest(getattr(given, flag)) != digest:
+            raise ValueError(
+                f"{getattr(asked, flag)} is not the one that {asked.picture} was made with; its pixels differ"
+            )
+    return given
 
 
 def _made(path: Path) -> _Made:
@@ -110,8 +123,8 @@ def _made(path: Path) -> _Made:
         if "init" not in found:  # pictures once said a strength that had no meaning
             request = request.model_copy(update={"strength": None})
         precision = "bfloat16" if model.get("precision") == "bfloat16" else "float32"
-        began, masked = _hash(found, "init"), _hash(found, "mask")
-        return _Made(request, str(model["name"]), str(model["sha256"]), precision, model, began, masked)
+        hashes = [_hash(found, name) for name in WAS]
+        return _Made(request, str(model["name"]), str(model["sha256"]), precision, model, *hashes)
     except ValidationError as error:
         raise ValueError(f"the parameters in {path} are not understood: {complaint(error)}") from None
     except (KeyError, TypeError):

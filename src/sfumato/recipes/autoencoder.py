@@ -30,10 +30,12 @@ from sfumato.nets.patchgan import PatchGan, PatchGanSize
 from sfumato.recipes.events import Event, Stepped, Wrote, reported
 from sfumato.train.batches import indices
 from sfumato.train.fit import Batch, Batches, Phase
+from sfumato.train.parallel import recompute
 from sfumato.train.plan import Plan
 from sfumato.train.stage import Remedy, train
 from sfumato.train.state import State
 from sfumato.train.watch import Watch
+from sfumato.world import ALONE, World
 
 SAMPLE = 2048  # pictures, at most, that the first weights are fitted to
 SHOWN = 8  # pictures of a preview
@@ -67,6 +69,8 @@ class FirstStageRun(Closed):
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
+        if self.adversary and self.plan.precision == "fp16":
+            raise ValueError("the gradients that an adversary is weighed by are too small for fp16; take bf16 or fp32")
         if self.adversary and self.adversary.start >= self.plan.steps:
             raise ValueError(
                 f"adversary.start is {self.adversary.start}, and the run ends at {self.plan.steps}; begin earlier, or "
@@ -110,6 +114,7 @@ def trained(
     stage: Stage,
     pictures: TrainingPictures,
     home: Path,
+    world: World,
     lpips: Lpips | None,
     held_out: Dataset | None = None,
 ) -> Generator[Event, None, State]:
@@ -117,8 +122,11 @@ def trained(
 
     A preview shows the first pictures of those that are held out above what they become.
     """
-    critic = PatchGan(run.adversary.critic) if run.adversary else None
-    objective = Autoencoding(stage.net, lpips, run.losses, steps=run.plan.steps, adversary=run.adversary, critic=critic)
+    critic = PatchGan(run.adversary.critic).to(world.device) if run.adversary else None
+    objective = Autoencoding(
+        stage.net, lpips, run.losses, steps=run.plan.steps, adversary=run.adversary, critic=critic, world=world
+    ).to(world.device)
+    recompute(stage.net, run.plan)
     state = State(stage.net, run.plan, memory=objective.memory)
     phases = [Phase(objective, state)]
     if run.adversary and critic:
@@ -127,22 +135,23 @@ def trained(
         phases.append(Phase(Criticism(critic, run.adversary), State(critic, plan, average=False)))
     remedy = _remedy(objective, state, run.adversary) if run.adversary else None
 
-    source = batches(pictures, run.plan, crop=run.crop, flips=run.flips)
+    source = batches(pictures, run.plan, world, crop=run.crop, flips=run.flips)
     steps = train(
-        phases, source, home, watch=Watch, remedy=remedy, begin=lambda: _start(stage, pictures, run.plan.seed)
+        phases, source, home, world, watch=Watch, remedy=remedy, begin=lambda: _start(stage, pictures, run.plan.seed)
     )
     events = reported("first stage", steps, state, dearer=run.dearer)
-    yield from previewed(events, state, stage, held_out, home / "samples")
+    yield from previewed(events, state, stage, held_out if world.first else None, home / "samples")
     state.ema.copy_to(stage.net)
     stage.eval().requires_grad_(False)
     return state
 
 
-def batches(pictures: TrainingPictures, plan: Plan, *, crop: int | None, flips: bool) -> Batches:
-    """The pictures of a step, cut and turned, as a function of the step."""
+def batches(pictures: TrainingPictures, plan: Plan, world: World = ALONE, *, crop: int | None, flips: bool) -> Batches:
+    """This process's pictures of a step, cut and turned, as a function of the step."""
+    part = world.part(plan.batch)
 
     def batch(step: int) -> Batch:
-        index = indices(step, batch=plan.batch, n=len(pictures), seed=plan.seed)
+        index = indices(step, batch=plan.batch, n=len(pictures), seed=plan.seed)[part]
         at = Address.of(plan.seed, index, step)
         return {"index": index, "image": cut(pictures.stack(index.tolist()), at, side=crop, flips=flips)}
 
@@ -150,11 +159,15 @@ def batches(pictures: TrainingPictures, plan: Plan, *, crop: int | None, flips: 
 
 
 def posterior(stage: Stage, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (B, C, h, w) of the latents of pictures as the network gives them; VQ has no variance."""
+    """Mean and log-variance (B, C, h, w) of the latents of pictures as the network gives them; VQ has no variance.
+
+    On the CPU, wherever the network is.
+    """
+    images = images.to(next(stage.net.parameters()).device)
     if isinstance(stage, KLFirstStage):
         mean, logvar = moments(stage.net.encoder(images))
-        return mean, logvar
-    mean = stage.raw(images)
+        return mean.cpu(), logvar.cpu()
+    mean = stage.raw(images).cpu()
     return mean, torch.full_like(mean, NARROWEST)
 
 
@@ -168,7 +181,7 @@ def previewed(
             shown = TrainingPictures(pictures)
             x = shown.stack(shown.sound(SHOWN))
             with state.ema.shown():
-                y = reconstructed(stage, x).clamp(-1, 1)
+                y = reconstructed(stage, x.to(next(state.module.parameters()).device)).clamp(-1, 1).cpu()
             path = home / f"step-{state.step}.png"
             files.save_png(files.sheet(torch.cat([x, y]), columns=len(x)), path, {})
             yield Wrote("preview", path)
@@ -194,6 +207,7 @@ def _start(stage: Stage, pictures: TrainingPictures, seed: int) -> None:
         return
     side = pictures[0].shape[-1]
     images = pictures.stack(spaced(len(pictures), max(1, min(SAMPLE, SAMPLE * 128**2 // side**2))))
+    images = images.to(next(net.parameters()).device)
     if net.encoder.linear is not None:
         net.start_at_principal_components(images)
     if net.codebook is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from sfumato.data.fingerprint import Fingerprint
 from sfumato.io import atomic, tensors
 from sfumato.models.config import Closed
 from sfumato.recipes.events import Event, Ready
+from sfumato.world import ALONE, World
 
 NAME = "config.json"
 LOCK = ".lock"
@@ -36,7 +38,7 @@ def read(out: Path, recipe: str, kind: type[Closed]) -> Beginning:
         stored = json.loads(path.read_bytes())
         data, began, rests_on = stored["data"], stored["recipe"], dict(stored["rests on"])
         home = Path(data) if data else None
-        settings = kind.model_validate(stored["settings"]) if began == recipe else None
+        settings = kind.model_validate(_whole(stored["settings"])) if began == recipe else None
     except FileNotFoundError:
         raise ValueError(f"{out} holds no run to go on with; leave --resume out to begin one") from None
     except (ValidationError, ValueError, KeyError, TypeError):
@@ -48,10 +50,19 @@ def read(out: Path, recipe: str, kind: type[Closed]) -> Beginning:
     return Beginning(recipe, home, settings, rests_on)
 
 
-def settled(beginning: Beginning, events: Iterator[Event], out: Path) -> Iterator[Event]:
+def _whole(settings: Any) -> Any:
+    """Settings that do not say `diffusion.validation` are of a run from before there was one: it holds none out."""
+    match settings:
+        case {"diffusion": {**diffusion}}:
+            return {**settings, "diffusion": {"validation": 0, **diffusion}}
+        case _:
+            return settings
+
+
+def settled(beginning: Beginning, events: Iterator[Event], out: Path, world: World = ALONE) -> Iterator[Event]:
     """The events of a run. When it is ready, what it began with is written, or compared if it was known before.
 
-    From then on no other process can train in `out`. ValueError if one does, or if something that the run takes from
+    From then on nobody else can train in `out`. ValueError if one does, or if something that the run takes from
     outside is not what it was.
     """
     with ExitStack() as stack:
@@ -59,12 +70,12 @@ def settled(beginning: Beginning, events: Iterator[Event], out: Path) -> Iterato
             if not isinstance(event, Ready):
                 yield event
                 continue
-            stack.enter_context(_held(out))
+            world.by_first(lambda: stack.enter_context(_held(out)))
             if beginning.rests_on is not None:
                 _compare(beginning.rests_on, event.rests_on)
             else:
-                check_free(out)
-                _write(out, replace(beginning, rests_on=event.rests_on))
+                now = replace(beginning, rests_on=event.rests_on)
+                world.by_first(lambda: (check_free(out), _write(out, now)))  # noqa: B023 - called here
 
 
 def check_free(out: Path) -> None:
@@ -89,13 +100,17 @@ def _held(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def rests_on(pictures: Fingerprint, features: Path | None, stage: nn.Module | None = None) -> dict[str, str]:
-    """What a run takes from outside: pictures, a file of features if there is one, a first stage if one is given."""
+def rests_on(
+    pictures: Fingerprint, features: Path | None, stage: nn.Module | None = None, *, base: nn.Module | None = None
+) -> dict[str, str]:
+    """What a run takes from outside: pictures; a file of features, a first stage and a whole model, if there are."""
     found = {"pictures": f"{pictures.n:,}, sha256 {pictures.sha256}"}
     if features is not None:
         found["features"] = f"sha256 {tensors.sha256(features)}"
     if stage is not None:
         found["weights of the first stage"] = f"sha256 {tensors.digest(stage.state_dict())}"
+    if base is not None:
+        found["weights of the base"] = f"sha256 {tensors.digest(base.state_dict())}"
     return found
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sfumato.data import Emoji, Split, captions, concrete_ids, opened
-from sfumato.data.part import split
 from sfumato.io.model_folder import Defaults
 from sfumato.latents.autoencoding import Losses
 from sfumato.models.config import ModelConfig, ScheduleConfig, WordsConfig
@@ -11,7 +10,8 @@ from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 from sfumato.recipes.autoencoder import FirstStageRun
-from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material
+from sfumato.recipes.material import Material, held_out
+from sfumato.recipes.settings import DiffusionRun, DiffusionTraining
 from sfumato.train.plan import Plan
 
 STYLES = ("3d", "flat")  # that the denoiser learns; the autoencoder sees all four
@@ -51,10 +51,13 @@ def settings() -> DiffusionTraining:
     )
 
 
-def material(data: Path | None = None, size: int = 64) -> Material:
-    """The emoji world, or a folder of captioned pictures in its place."""
+def material(data: Path | None = None, size: int = 64, *, hold: bool = True) -> Material:
+    """The emoji world, or a folder of captioned pictures in its place; with `hold` some are held out to validate with.
+
+    Of the emoji world these are concepts that nothing learns from in any case.
+    """
     if data is not None:
-        return _folder(data, size)
+        return _folder(data, size, hold=hold)
     concrete = concrete_ids()
     return Material(
         pictures=Emoji(split=Split.TRAIN),
@@ -63,17 +66,19 @@ def material(data: Path | None = None, size: int = 64) -> Material:
         ways=lambda sample: tuple({"caption": way} for way in captions(sample["meta"])),
         about=f"emoji world, concrete concepts in the styles {', '.join(STYLES)}",
         fingerprint=Emoji(split="all").fingerprint,
+        validation=Emoji(split=Split.CONCEPT, styles=STYLES, concepts=concrete) if hold else None,
     )
 
 
-def _folder(data: Path, size: int) -> Material:
+def _folder(data: Path, size: int, *, hold: bool) -> Material:
     whole = opened(data, size=size)
-    rest, held_out = split(whole, every=25)
+    rest, unseen = held_out(whole)
     return Material(
         pictures=rest,
-        told=whole,
-        held_out=held_out,
+        told=rest if hold else whole,
+        held_out=unseen,
         ways=lambda sample: tuple({"caption": way} for way in sample["captions"]),
         about=f"{len(whole)} pictures of the folder {data.name}",
         fingerprint=whole.fingerprint,
+        validation=unseen if hold else None,
     )

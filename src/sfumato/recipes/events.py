@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sfumato.train.fit import Progress
 from sfumato.train.plan import Plan
@@ -15,6 +16,13 @@ class Ready:
     """All that can be wrong before the first step has been looked at; nothing is written before this."""
 
     rests_on: dict[str, str]  # what the run takes from outside -> a fingerprint of it
+
+
+class Measured(NamedTuple):
+    """A denoising loss: its mean over the clock, and in each of equal parts of it, beginning at the picture."""
+
+    loss: float
+    bins: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,23 @@ class Wrote:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """The averaged weights were measured with fixed noise, on pictures held out and on as many of those learnt from."""
+
+    step: int
+    pictures: int
+    held_out: Measured
+    trained_on: Measured
+
+
+@dataclass(frozen=True)
 class Found:
     """Something worth a line."""
 
     text: str
 
 
-Event = Ready | Encoded | Begun | Stepped | RolledBack | Wrote | Found
+Event = Ready | Encoded | Begun | Stepped | RolledBack | Wrote | Validated | Found
 
 
 def reported(

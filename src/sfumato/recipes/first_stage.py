@@ -20,7 +20,9 @@ from sfumato.recipes.beginning import rests_on
 from sfumato.recipes.events import Event, Found, Ready, Wrote
 from sfumato.recipes.report import report
 from sfumato.recipes.seen import Seen
+from sfumato.train.parallel import check
 from sfumato.train.stage import rollbacks
+from sfumato.world import ALONE, World
 
 
 class FirstStageTraining(Closed):
@@ -39,19 +41,20 @@ class FirstStageTraining(Closed):
         return self
 
 
-def run(settings: FirstStageTraining, material: Seen, out: Path) -> Iterator[Event]:
+def run(settings: FirstStageTraining, material: Seen, out: Path, world: World = ALONE) -> Iterator[Event]:
     """Train in the folder `out`, going on from what is there. The last events name the model's folder and a report.
 
     ValueError, before anything is done, if there are not two pictures to judge it by, or no such features.
     """
     how = settings.run
+    check(how.plan, world)
     found = perceptual(how.losses.perceptual, how.features, side=how.crop or settings.resolution)
     material.check()
-    return _run(settings, material, out, found)
+    return _run(settings, material, out, world, found)
 
 
 def _run(
-    settings: FirstStageTraining, material: Seen, out: Path, features: tuple[Lpips | None, str]
+    settings: FirstStageTraining, material: Seen, out: Path, world: World, features: tuple[Lpips | None, str]
 ) -> Iterator[Event]:
     torch.manual_seed(settings.run.plan.seed)
     stage = autoencoder_of(settings.size)
@@ -62,11 +65,14 @@ def _run(
     lpips, called = features
     learnt.check(TRIED)
     yield Ready(rests_on(material.fingerprint, settings.run.features))
-    state = yield from trained(settings.run, stage, learnt, out / "first-stage", lpips, material.held_out)
+    state = yield from trained(settings.run, stage, learnt, out / "first-stage", world, lpips, material.held_out)
+    stage.cpu()
+    if not world.first:
+        return
     calibrated(stage, learnt, most=settings.statistics)
     provenance = {
         "recipe": settings.model_dump(mode="json", exclude={"size"}),
-        **material.provenance(learnt, state, called=called, rolled_back=rollbacks(out / "first-stage")),
+        **material.provenance(learnt, state, world, called=called, rolled_back=rollbacks(out / "first-stage")),
     }
     file = FirstStageFile(name=settings.name, size=settings.size, resolution=settings.resolution, provenance=provenance)
     about = f"average of the weights, decay {settings.run.plan.ema} with warm-up, {settings.run.plan.steps} steps"

@@ -3,12 +3,13 @@
 from pathlib import Path
 from statistics import median
 
-from sfumato.data import Emoji, opened
-from sfumato.data.sample import Sample
+from sfumato.data import Emoji, Split, opened
 from sfumato.io.model_folder import Defaults
 from sfumato.models.config import LabelsConfig, ModelConfig, ScheduleConfig
 from sfumato.nets.unet import UNetSize
-from sfumato.recipes.diffusion import DiffusionRun, DiffusionTraining, Material, Way
+from sfumato.recipes.classes import told
+from sfumato.recipes.material import Material, held_out
+from sfumato.recipes.settings import DiffusionRun, DiffusionTraining
 from sfumato.train.plan import Plan
 
 SMALLEST, LARGEST, STEP = 8, 32, 4  # pixels a side
@@ -16,7 +17,7 @@ DIM = 64  # of a class's token
 
 
 def settings(data: Path | None) -> DiffusionTraining:
-    """A network of 1.05 M weights and 1,500 steps, of a side and of as many classes as the folder has.
+    """A network of 1.05 M weights and 1,000 steps, of a side and of as many classes as the folder has.
 
     8 x 8 digits in ten classes take four minutes of one CPU core (`python benchmarks/digits.py`).
     """
@@ -41,23 +42,21 @@ def settings(data: Path | None) -> DiffusionTraining:
             schedule=ScheduleConfig(kind="cosine"),
             resolution=side,
         ),
-        diffusion=DiffusionRun(plan=Plan(steps=1500, batch=64, rate=2e-3, warmup=50, ema=0.995, save=250, preview=500)),
+        diffusion=DiffusionRun(plan=Plan(steps=1000, batch=64, rate=2e-3, warmup=50, ema=0.995, save=250, preview=500)),
     )
 
 
 def material(data: Path | None, settings: DiffusionTraining) -> Material:
     """A folder, or the emoji world, whose pictures have no classes."""
-    size = settings.model.resolution
+    size, hold = settings.model.resolution, settings.diffusion.validation != 0
     if data is None:
-        world = Emoji(size=size)
-        return Material(world, world, None, lambda _: ({},), "emoji world, all styles", Emoji(split="all").fingerprint)
+        world, about, printed = Emoji(size=size), "emoji world, all styles", Emoji(split="all").fingerprint
+        unseen = Emoji(size=size, split=Split.CONCEPT) if hold else None
+        return Material(world, world, None, lambda _: ({},), about, printed, validation=unseen)
     whole = opened(data, size=size)
+    rest, unseen = held_out(whole) if hold else (whole, None)
     about = f"{len(whole)} pictures of the folder {data.name}" + _classes(whole.classes)
-    return Material(whole, whole, None, _label if whole.classes else lambda _: ({},), about, whole.fingerprint)
-
-
-def _label(sample: Sample) -> tuple[Way, ...]:
-    return ({"label": sample["label"]},)
+    return Material(rest, rest, None, told, about, whole.fingerprint, whole.classes, unseen)
 
 
 def _classes(names: tuple[str, ...]) -> str:

@@ -1,6 +1,5 @@
 """The pictures of a run: those that are learnt from, those that are held out, and what is written down of them."""
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sfumato.data.training import TrainingPictures
 from sfumato.evaluate.first_stage import KEPT
 from sfumato.evaluate.verdict import ENOUGH
 from sfumato.train.state import State
+from sfumato.world import World, hardware
 
 EVERY, MOST = 20, 400  # one picture in so many is held out, and no more than so many;
 SMALL = 5  # of a small folder one in so many, so that there are enough to judge by
@@ -48,7 +48,7 @@ class Seen:
             raise ValueError(f"there are fewer than {LEAST} pictures ({self.about}); a first stage needs many")
 
     def provenance(
-        self, pictures: TrainingPictures, state: State, *, called: str, rolled_back: int = 0
+        self, pictures: TrainingPictures, state: State, world: World, *, called: str, rolled_back: int = 0
     ) -> dict[str, Any]:
         """Where a network comes from that was trained on them: numbers, the perceptual loss, machine and programs."""
         return {
@@ -61,7 +61,7 @@ class Seen:
             "rolled back": rolled_back,
             "perceptual loss": called,
             "material": self.about,
-            "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "hardware": hardware(world),
             "sfumato": __version__,
             "torch": torch.__version__,
         }

@@ -23,10 +23,12 @@ from sfumato.recipes.events import Event, Found, Ready, Wrote, reported
 from sfumato.recipes.report import report
 from sfumato.recipes.seen import Seen
 from sfumato.train.fit import Phase
+from sfumato.train.parallel import check
 from sfumato.train.plan import Plan
 from sfumato.train.stage import train
 from sfumato.train.state import State
 from sfumato.train.watch import Watch
+from sfumato.world import ALONE, World
 
 STAGE = "tiny decoder"
 UNSAID = 500  # pictures over which the statistics of latents are taken that a file does not say
@@ -54,12 +56,13 @@ def settings(data: Path | None) -> TinyDecoderTraining:
     return TinyDecoderTraining(plan=plan, resolution=128 if data else 64, crop=64 if data else None, flips=bool(data))
 
 
-def run(settings: TinyDecoderTraining, material: Seen, out: Path) -> Iterator[Event]:
+def run(settings: TinyDecoderTraining, material: Seen, out: Path, world: World = ALONE) -> Iterator[Event]:
     """Train in the folder `out`, going on from what is there.
 
     ValueError, before anything is done, if there is no teacher, if its factor is no power of two, or if there are no
     weights for the perceptual loss.
     """
+    check(settings.plan, world)
     teacher = first_stages.loaded(settings.teacher)
     _check(settings, teacher.stage)
     found = perceptual(settings.perceptual, settings.features, side=settings.crop or settings.resolution)
@@ -71,7 +74,7 @@ def run(settings: TinyDecoderTraining, material: Seen, out: Path) -> Iterator[Ev
         levels=round(math.log2(teacher.stage.factor)),
         encoder=False,
     )
-    return _run(settings, material, out, teacher, size, found)
+    return _run(settings, material, out, world, teacher, size, found)
 
 
 def _check(settings: TinyDecoderTraining, teacher: first_stages.Stage) -> None:
@@ -88,6 +91,7 @@ def _run(
     settings: TinyDecoderTraining,
     material: Seen,
     out: Path,
+    world: World,
     teacher: LoadedFirstStage,
     size: TinySize,
     features: tuple[Lpips | None, str],
@@ -103,17 +107,23 @@ def _run(
     if not isinstance(teacher.stage, TinyFirstStage) and float(teacher.stage.std) == 1:
         calibrated(teacher.stage, pictures, most=UNSAID)  # its file does not say what its latents are like
     objective = Distilling(student, teacher.stage, lpips, squares=settings.squares, perceptual=settings.perceptual)
+    objective.to(world.device)
+    stage.to(world.device)
     state = State(student, settings.plan)
-    source = batches(pictures, settings.plan, crop=settings.crop, flips=settings.flips)
-    steps = train(Phase(objective, state), source, out / "tiny-decoder", watch=Watch)
+    source = batches(pictures, settings.plan, world, crop=settings.crop, flips=settings.flips)
+    steps = train(Phase(objective, state), source, out / "tiny-decoder", world, watch=Watch)
     events = reported(STAGE, steps, state)
-    yield from previewed(events, state, stage, material.held_out, out / "tiny-decoder" / "samples")
+    held_out = material.held_out if world.first else None
+    yield from previewed(events, state, stage, held_out, out / "tiny-decoder" / "samples")
     state.ema.copy_to(student)
-    stage.eval().requires_grad_(False)
+    stage.eval().requires_grad_(False).cpu()
+    if not world.first:
+        return
+    teacher.stage.cpu()
     provenance = {
         "recipe": settings.model_dump(mode="json"),
         "teacher": teacher.name,
-        **material.provenance(pictures, state, called=called),
+        **material.provenance(pictures, state, world, called=called),
     }
     file = FirstStageFile(name=settings.name, tiny=size, resolution=settings.resolution, provenance=provenance)
     about = f"average of the weights, decay {settings.plan.ema} with warm-up, {settings.plan.steps} steps"
