@@ -3,7 +3,8 @@
     python benchmarks/latents.py [--data DIR] [--first-stage emoji] [--steps 12] [--batch 64] [--out runs/latents]
 
 Two runs of the recipe `emoji` on a first stage that is there, with equal settings but for one: latents encoded once and
-read from the cache, or encoded at each step. Their steps are taken in turn in one process. Prints the median time of a
+read from the cache, or encoded at each step. `--first-stage kl-f8` and the like are the published ones, untrained:
+their time does not depend on their weights. Their steps are taken in turn in one process. Prints the median time of a
 step of each, their ratio, and what encoding once cost; last, one JSON line.
 """
 
@@ -16,10 +17,25 @@ from pathlib import Path
 
 import sfumato  # first: it says how threads wait before torch is imported
 from sfumato.cli.parse import override
+from sfumato.io import first_stage_folder
+from sfumato.io.first_stage_folder import FirstStageFile
+from sfumato.models.latent_diffusion import autoencoder_of
+from sfumato.models.published import FIRST_STAGES
 from sfumato.recipes import RECIPES, diffusion
 from sfumato.recipes.events import Encoded, Event, Stepped
 
 WARM = 3  # steps that are not counted
+
+
+def untrained(name: str, out: Path) -> Path:
+    """A published first stage with the weights that it begins with."""
+    size = FIRST_STAGES[name]
+    stage = autoencoder_of(size)
+    stage.std.fill_(0.5)  # so that nothing is measured that a trained one says
+    first_stage_folder.save(
+        out, FirstStageFile(name=name, size=size, resolution=64, provenance={}), "untrained", stage.state_dict()
+    )
+    return out
 
 
 def begun(how: str, asked: argparse.Namespace) -> Iterator[Event]:
@@ -51,11 +67,13 @@ def main() -> None:
     """Time both in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--first-stage", type=Path, default=Path("emoji"))
+    parser.add_argument("--first-stage", default="emoji")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("runs/latents"))
     asked = parser.parse_args()
+    name, published = asked.first_stage, asked.first_stage in FIRST_STAGES
+    asked.first_stage = untrained(name, asked.out / "first-stage") if published else Path(name)
     runs = {how: begun(how, asked) for how in ("once", "always")}
     first = {how: step(events) for how, events in runs.items()}
     took: dict[str, list[float]] = {how: [] for how in runs}
