@@ -11,7 +11,7 @@ demo: .venv/ready
 setup: .venv/dev
 
 test: .venv/dev
-	$(RUN)python -m pytest -n 2
+	$(RUN)python -m pytest -n 2 --dist loadgroup
 
 slow: .venv/dev
 	$(RUN)python -m pytest -m slow

@@ -152,7 +152,14 @@ def damaged(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("how", damaged(b"0123456789"))
-@pytest.mark.parametrize("file", ["ldm.safetensors", "ldm.ckpt", "pipe/unet", "pipe/text_encoder", "ours"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "ldm.safetensors",
+        "ldm.ckpt",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("pipe/unet", "pipe/text_encoder", "ours")),
+    ],
+)
 def test_a_damaged_file_is_refused_in_a_line(file: str, how: str, tmp_path: Path) -> None:
     if file.startswith("ldm"):
         source = path = tmp_path / file

@@ -20,6 +20,7 @@ from sfumato.io import tensors
 from sfumato.recipes import diffusion, emoji
 from sfumato.world import ALONE, World, joined
 
+pytestmark = pytest.mark.xdist_group("two processes")  # what they trained is made once
 CLOSE = 1e-5
 MANNERS = ("ddp", "fsdp")
 
