@@ -263,7 +263,8 @@ def test_terminated_again_and_again(name: str, whole: Whole, data: Path, tmp_pat
                 time.sleep(rng.uniform(0, min(seconds, 4.0) / 3))
                 process.send_signal(signal.SIGTERM)
                 lines += process.communicate()[1].splitlines()
-            assert process.returncode == 0, lines
+            late = process.returncode == -signal.SIGTERM and lines[-1].startswith("model: ")  # while Python was ending
+            assert process.returncode == 0 or late, lines
             if not lines[-1].endswith(again):  # it was done by then
                 assert (run.home / "model").is_dir(), lines
         run.end()
