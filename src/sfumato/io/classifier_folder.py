@@ -1,6 +1,5 @@
 """A classifier of noisy pictures on disk: a folder with `classifier.json` (what it reads) and weights."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,13 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from sfumato.diffusion.level import Level
-from sfumato.io import atomic, tensors
+from sfumato.io import network_folder, tensors
 from sfumato.io.model_folder import WeightSet
 from sfumato.models.config import LARGEST, Closed, ModelConfig, ScheduleConfig, complaint, within_bounds
 from sfumato.models.latent_diffusion import hollowed
 from sfumato.nets.classifier import Classifier, ClassifierSize
 
 NAME = "classifier.json"
-WEIGHTS = "weights.safetensors"
 
 
 class ClassifierFile(Closed):
@@ -78,8 +76,7 @@ class LoadedClassifier:
 
 def find(path: Path) -> Path | None:
     """The folder of a classifier at `path`: itself, or the one that a run wrote in it; None if there is none."""
-    places = (path.parent if path.name == NAME else path, path / "model")
-    return next((place for place in places if (place / NAME).is_file()), None)
+    return network_folder.find(path, NAME)
 
 
 def load(path: Path) -> LoadedClassifier:
@@ -91,20 +88,13 @@ def load(path: Path) -> LoadedClassifier:
         file = ClassifierFile.model_validate_json((folder / NAME).read_bytes())
     except ValidationError as error:
         raise ValueError(f"{folder / NAME} is not the description of a classifier: {complaint(error)}") from None
-    if file.weights is None or tensors.sha256(folder / WEIGHTS) != file.weights.sha256:
-        raise ValueError(f"{folder / WEIGHTS} is not the file that {NAME} describes (its hash differs); copy it again")
+    weights = network_folder.read(folder, NAME, file.weights)
     with hollowed():
         net = Classifier(file.size)
-    tensors.fill(net, tensors.load(folder / WEIGHTS), source=folder)
+    tensors.fill(net, weights, source=folder)
     return LoadedClassifier(net.eval().requires_grad_(False), file, folder)
 
 
 def save(path: Path, file: ClassifierFile, about: str, weights: Mapping[str, Tensor]) -> None:
     """Write the folder whole."""
-    with atomic.folder(path) as folder:
-        target = folder / WEIGHTS
-        tensors.write(target, weights)
-        entry = WeightSet(file=WEIGHTS, sha256=tensors.sha256(target), about=about)
-        whole = file.model_copy(update={"weights": entry})
-        text = json.dumps(whole.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+    network_folder.save(path, NAME, file, about, weights)

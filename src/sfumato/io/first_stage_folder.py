@@ -1,6 +1,5 @@
 """A first stage on disk: a folder with `first_stage.json` (what it is) and its weights, the statistics among them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -8,14 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from sfumato.io import atomic, tensors
+from sfumato.io import network_folder
 from sfumato.io.model_folder import WeightSet, check_statistics
+from sfumato.io.network_folder import WEIGHTS
 from sfumato.models.config import Closed, complaint, within_bounds
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.tiny import TinySize
 
 NAME = "first_stage.json"
-WEIGHTS = "weights.safetensors"
 
 
 class FirstStageFile(Closed):
@@ -49,8 +48,7 @@ class FirstStageFile(Closed):
 
 def find(path: Path) -> Path | None:
     """The folder of a first stage at `path`: itself, or the one that a run wrote in it; None if there is none."""
-    places = (path.parent if path.name == NAME else path, path / "model")
-    return next((place for place in places if (place / NAME).is_file()), None)
+    return network_folder.find(path, NAME)
 
 
 def describe(folder: Path) -> FirstStageFile:
@@ -64,20 +62,11 @@ def describe(folder: Path) -> FirstStageFile:
 
 def read(folder: Path, file: FirstStageFile) -> dict[str, Tensor]:
     """The tensors; ValueError if they are not those that the description names, or if the statistics are none."""
-    path = folder / WEIGHTS
-    if file.weights is None or tensors.sha256(path) != file.weights.sha256:
-        raise ValueError(f"{path} is not the file that {NAME} describes (its hash differs); copy it again")
-    stored = tensors.load(path)
-    check_statistics(stored, "", source=path)
+    stored = network_folder.read(folder, NAME, file.weights)
+    check_statistics(stored, "", source=folder / WEIGHTS)
     return stored
 
 
 def save(path: Path, file: FirstStageFile, about: str, weights: Mapping[str, Tensor]) -> None:
     """Write the folder whole."""
-    with atomic.folder(path) as folder:
-        target = folder / WEIGHTS
-        tensors.write(target, weights)
-        entry = WeightSet(file=WEIGHTS, sha256=tensors.sha256(target), about=about)
-        whole = file.model_copy(update={"weights": entry})
-        text = json.dumps(whole.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False)
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+    network_folder.save(path, NAME, file, about, weights)

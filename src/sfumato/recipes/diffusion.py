@@ -136,7 +136,6 @@ def _run(
     run = settings.diffusion
     kept = None if run.encode == "always" else run.latents or out / "latents"
     measured = _psnr(first_stage.cpu(), material.held_out) if world.first else None
-    first_stage.to(world.device)
     calibrate = given is None or unsaid(given)
     learnt = yield from _known(first_stage, material.told, material.ways, kept, world, calibrate=calibrate)
     unseen = None

@@ -1,6 +1,6 @@
 """The latents of a data set: what a diffusion model is trained on, computed once or again at each step."""
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from sfumato.latents.pixels import Pixels
 from sfumato.latents.statistics import LatentStatistics
 from sfumato.recipes.autoencoder import Stage, calibrated, posterior
 from sfumato.recipes.events import Encoded, Event, Found
+from sfumato.train.batches import grouped
 from sfumato.world import ALONE, World
 
 CHUNK = 64  # pictures encoded at once; divides a part of the cache, so that a run that was killed makes the same ones
@@ -48,7 +49,7 @@ def latents_of(
     stage.cpu()
     if calibrate:
         statistics = LatentStatistics(stage.channels)
-        for group in _grouped(names, cache.shape):
+        for group in grouped(names, cache.shape):
             for some in _pieces(group, CHUNK):
                 statistics.update(*cache.moments(some))
         statistics.put(stage)
@@ -76,7 +77,7 @@ def encoded(
     missing = world.told(missing)  # another run may be adding to the cache
     yield Found(f"latents: {len(missing):,} of {len(names):,} pictures are to be encoded, the others are in {home}")
     done = 0
-    alike = _grouped(missing, lambda i: found[i][1])  # a file has pictures of one shape
+    alike = grouped(missing, lambda i: found[i][1])  # a file has pictures of one shape
     for part in (part for group in alike for part in _pieces(group, latent_cache.PART)):
         mean, logvar = _shared(stage, images, part, world)
         world.by_first(lambda: cache.add([names[i] for i in part], mean, logvar))  # noqa: B023 - called here
@@ -105,13 +106,6 @@ def _exchanged(x: Tensor, world: World) -> list[Tensor]:
     room = x.new_zeros(CHUNK, *x.shape[1:])
     room[: len(x)] = x
     return list(world.gathered(room.to(world.device)).cpu().split(CHUNK))
-
-
-def _grouped(items: list[T], by: Callable[[T], Hashable]) -> list[list[T]]:
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(by(item), []).append(item)
-    return list(groups.values())
 
 
 def _pieces(items: list[T], n: int) -> list[list[T]]:

@@ -21,6 +21,7 @@ from sfumato.recipes.events import Measured, Validated
 from sfumato.recipes.log import lines
 from sfumato.recipes.material import MEASURED
 from sfumato.recipes.told import Told
+from sfumato.train.batches import grouped
 from sfumato.train.fit import Batch, Progress
 from sfumato.train.state import State
 from sfumato.world import World
@@ -78,10 +79,8 @@ def measured(objective: Told, pictures: Pictures, index: list[int], *, together:
 
 def _together(pictures: Pictures, index: list[int], most: int) -> list[Tensor]:
     """The places in `index`, in groups of one shape."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, i in enumerate(index):
-        groups.setdefault(pictures.sides[i] if pictures.sides else (), []).append(place)
-    return [rows for group in groups.values() for rows in torch.tensor(group).split(most)]
+    alike = grouped(range(len(index)), lambda place: pictures.sides[index[place]] if pictures.sides else ())
+    return [rows for group in alike for rows in torch.tensor(group).split(most)]
 
 
 class Validation:

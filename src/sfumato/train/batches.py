@@ -1,12 +1,15 @@
 """Which samples a step sees: a function of the step, so nothing needs saving and a resumed run repeats it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.noise import permutation
+
+T = TypeVar("T")
 
 
 def indices(step: int, *, batch: int, n: int, seed: int) -> Tensor:
@@ -20,9 +23,17 @@ def indices(step: int, *, batch: int, n: int, seed: int) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)  # of some groups, in this epoch and the next
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     return permutation(n, seed=seed, epoch=epoch)
+
+
+def grouped(items: Iterable[T], by: Callable[[T], Hashable]) -> list[list[T]]:
+    """The items that are alike `by` something together, in the order in which they come."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(by(item), []).append(item)
+    return list(groups.values())
 
 
 class Grouped:
@@ -34,10 +45,7 @@ class Grouped:
 
     def __init__(self, groups: Sequence[Hashable], *, batch: int, seed: int) -> None:
         self.batch, self.seed = batch, seed
-        members: dict[Hashable, list[int]] = {}
-        for i, group in enumerate(groups):
-            members.setdefault(group, []).append(i)
-        self._members = [torch.tensor(each) for each in members.values()]
+        self._members = [torch.tensor(each) for each in grouped(range(len(groups)), groups.__getitem__)]
         self._batches = [(g, k) for g, each in enumerate(self._members) for k in range(-(-len(each) // batch))]
 
     def __call__(self, step: int) -> Tensor:
@@ -45,6 +53,6 @@ class Grouped:
         epoch, place = divmod(step, len(self._batches))
         group, k = self._batches[int(_order(len(self._batches), self.seed, epoch)[place])]
         members = self._members[group]
-        order = permutation(len(members), seed=(self.seed + 1 + group) % 2**64, epoch=epoch)
+        order = _order(len(members), (self.seed + 1 + group) % 2**64, epoch)
         places = torch.arange(k * self.batch, (k + 1) * self.batch) % len(members)
         return members[order[places]]
