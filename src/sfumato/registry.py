@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+MANY, SHOWN = 64, 24  # of more names than that so many are listed
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, near: str | None = None) -> str:
@@ -13,7 +14,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, near: str | None = No
     known = list(known)
     near = near or next(iter(difflib.get_close_matches(name, known, n=1)), None)
     hint = f"; did you mean '{near}'?" if near else ";"
-    return f"unknown {kind} '{name}'{hint} known: {', '.join(known)}"
+    more = f" and {len(known) - SHOWN:,} more" if len(known) > MANY else ""
+    return f"unknown {kind} '{name}'{hint} known: {', '.join(known[:SHOWN] if more else known)}{more}"
 
 
 class Registry(Mapping[str, T]):

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from files import KINDS, original, single
-from sfumato.io import opening, tensors
+from sfumato.boxes import Box
+from sfumato.conditioning.layout import LayoutTokens
+from sfumato.io import model_folder, opening, tensors
 from sfumato.io.conversion import convert
+from sfumato.io.model_folder import ModelFile
 from sfumato.io.recognise import FIRST_STAGE, UNET, ema_name
 from sfumato.io.stored import open_stored
+from sfumato.models.config import BoxesConfig, LayoutConfig
+from sfumato.models.latent_diffusion import LatentDiffusion
+from sfumato.nets.transformer import TransformerSize
 
 
 def same(path: Path, expected: dict[str, Tensor]) -> None:
@@ -53,6 +59,24 @@ def test_a_single_file_through_ours_and_diffusers_and_back(kind: str, tmp_path: 
         for name in names:
             one, two = (tmp_path / folder / part / name for folder in ("pipe", "again"))
             assert one.read_bytes() == two.read_bytes(), f"{part}/{name}"
+
+
+def test_folders_from_before_layouts_had_names_open_and_take_numbers(tmp_path: Path) -> None:
+    convert(single("layout", tmp_path / "a.safetensors"), tmp_path / "ours", "sfumato")
+    path = tmp_path / "ours" / "model.json"
+    tree = json.loads(path.read_text())
+    kind = tree["config"]["conditioner"]
+    tree["config"]["conditioner"] = {key: kind[key] for key in ("kind", "encoder", "vocabulary")}
+    path.write_text(json.dumps(tree))
+    loaded = opening.load(tmp_path / "ours")
+    assert loaded.file.config.conditioner == LayoutConfig(**tree["config"]["conditioner"])
+    assert isinstance(loaded.model.conditioner, LayoutTokens)
+    named = opening.load(tmp_path / "a.safetensors").model.conditioner
+    assert isinstance(named, LayoutTokens)
+    sides = (0.1, 0.2, 0.7, 0.9)
+    assert loaded.model.conditioner.sequence([Box("1", *sides)]) == named.sequence([Box("dog", *sides)])
+    convert(tmp_path / "ours", tmp_path / "b.safetensors", "ldm")
+    same(tmp_path / "b.safetensors", original("layout"))
 
 
 def full_checkpoint(kind: str, path: Path) -> dict[str, Tensor]:
@@ -202,6 +226,16 @@ def test_a_key_too_many_or_too_few_is_named(
         opening.load(tmp_path / "a.safetensors")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_boxes_that_are_no_numbers_have_no_room_in_ldms_files(tmp_path: Path) -> None:
+    reader = TransformerSize(dim=32, depth=1)
+    config = KINDS["layout"][0].model_copy(update={"conditioner": BoxesConfig(encoder=reader, names=("cat",))})
+    torch.manual_seed(0)
+    weights = {"ema": ("made up", LatentDiffusion(config).state_dict())}
+    model_folder.save(tmp_path / "boxes", ModelFile(name="boxes", config=config), weights, tokenizer=None)
+    with pytest.raises(ValueError, match="no room for boxes that are no sequence of numbers"):
+        convert(tmp_path / "boxes", tmp_path / "boxes.safetensors", "ldm")
 
 
 def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:

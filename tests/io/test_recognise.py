@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sfumato.conditioning.known_labels import known_labels
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.diffusion.prediction import Prediction
 from sfumato.io import shapes
 from sfumato.io.layouts import ddpm, ldm
 from sfumato.io.opening import _predicts_v, predicting_v
 from sfumato.io.recognise import COND, FIRST_STAGE, UNET, recognise
 from sfumato.io.stored import Entry, Stored
-from sfumato.models.latent_diffusion import hollowed
+from sfumato.models.config import LayoutConfig
+from sfumato.models.latent_diffusion import hollow, hollowed
 from sfumato.models.published import ENCODERS, FIRST_STAGES, TRAININGS, UNETS
 from sfumato.nets.autoencoder import Autoencoder
 from sfumato.nets.transformer import TransformerEncoder
@@ -142,6 +145,47 @@ def test_asked_sd2_is_the_same_network_at_768() -> None:
     config = predicting_v(found.config)
     assert (config.prediction, config.resolution, config.unet.upcast) == (Prediction.V, 768, True)
     assert replace(config.unet, upcast=False) == found.config.unet
+
+
+def layout_model(**of_encoder: int) -> dict[str, tuple[int, ...]]:
+    """LDM's layout2img-openimages256, with another table or other positions if that is said."""
+    words, size = ENCODERS["ldm-layout"]
+    with hollowed():
+        first = Autoencoder(FIRST_STAGES["vq-f4"])
+        text = TransformerEncoder(of_encoder.pop("words", words), replace(size, **of_encoder))
+    return {
+        **{UNET + n: s for n, s in unet_shapes("ldm-layout2img").items()},
+        **{FIRST_STAGE + n: s for n, s in written(first, ldm.autoencoder(first, levels=3)).items()},
+        **{COND + "transformer." + n: s for n, s in written(text, ldm.bert(text)).items()},
+    }
+
+
+def test_the_published_layout_model_is_asked_with_the_labels_of_its_data() -> None:
+    found = recognise(stored(layout_model()))
+    kind = found.config.conditioner
+    assert isinstance(kind, LayoutConfig)
+    assert (kind.names, kind.window, kind.vocabulary) == (known_labels("open-images"), True, 8192)
+    assert kind.encoder == ENCODERS["ldm-layout"][1]
+    assert found.config.unet == UNETS["ldm-layout2img"]
+    assert (found.config.schedule.start, found.config.schedule.end) == (0.0015, 0.0205)
+    assert (found.config.resolution, found.config.prediction, found.scale) == (256, Prediction.EPS, 1.0)
+    assert any("340 of Open Images" in line and "no file says it" in line for line in found.why)
+
+
+@pytest.mark.parametrize(
+    ("of_encoder", "window", "most"),
+    [({"length": 90}, False, 30), ({"length": 62}, True, 20), ({"words": 400}, True, 30)],
+)
+def test_other_layout_models_are_asked_with_numbers(of_encoder: dict[str, int], window: bool, most: int) -> None:
+    found = recognise(stored(layout_model(**of_encoder)))
+    kind = found.config.conditioner
+    assert isinstance(kind, LayoutConfig)
+    assert (kind.names, kind.window) == ((), window)
+    assert not any("label" in line for line in found.why)
+    model = hollow(found.config).conditioner
+    assert isinstance(model, LayoutTokens)
+    assert model.most == most
+    assert len(model.sequence([])) == kind.encoder.length
 
 
 def test_a_unet_alone_is_said_to_be_one() -> None:

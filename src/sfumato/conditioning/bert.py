@@ -15,25 +15,25 @@ from sfumato.nets.transformer import TransformerEncoder, TransformerSize
 class Bert(nn.Module):
     """Word pieces between [CLS] and [SEP], padded with 0 to the model's length and attended to, padding too.
 
-    The null condition is the empty caption. Without a tokenizer it reads sequences of numbers alone (LDM's layouts).
+    The null condition is the empty caption.
     """
 
     needs = frozenset({"caption"})
 
-    def __init__(self, tokenizer: Tokenizer | None, vocabulary: int, size: TransformerSize) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, size: TransformerSize) -> None:
         super().__init__()
         self.tokenizer, self.size = tokenizer, size
         self.encoder = TransformerEncoder(vocabulary, size)
 
     def heard(self, prompts: Sequence[str]) -> Heard:
         """Of the longest: how many tokens were read, and how many were not."""
-        longest = max(len(e.ids) for e in self._words().encode_batch(list(prompts)))
+        longest = max(len(e.ids) for e in self.tokenizer.encode_batch(list(prompts)))
         return Heard(min(longest, self.size.length), max(0, longest - self.size.length))
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Token ids "bert_ids" (B, length)."""
         rows = []
-        for encoded in self._words().encode_batch([s["caption"] for s in samples]):
+        for encoded in self.tokenizer.encode_batch([s["caption"] for s in samples]):
             ids = encoded.ids
             if len(ids) > self.size.length:  # the last one stays the end
                 ids = [*ids[: self.size.length - 1], ids[-1]]
@@ -51,8 +51,3 @@ class Bert(nn.Module):
     def null(self, n: int) -> Cond:
         """The empty caption, n times."""
         return self.of([""]).repeat(n)
-
-    def _words(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise ValueError("this model reads sequences of numbers, not captions; it cannot be asked with a prompt")
-        return self.tokenizer

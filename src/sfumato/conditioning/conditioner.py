@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from sfumato.boxes import Layout
 from sfumato.cond import Cond
 
 
@@ -44,4 +45,26 @@ class Prompted(Conditioner, Protocol):
 
     def of(self, prompts: Sequence[str]) -> Cond:
         """The condition of some prompts."""
+        ...
+
+
+class Placed(Conditioner, Protocol):
+    """A conditioner that is asked with boxes, and with prompts beside if it reads some."""
+
+    most: int
+    """Boxes that are read; of more the smallest are dropped."""
+
+    captions: bool
+    """Whether it reads prompts."""
+
+    def check(self, label: str) -> None:
+        """ValueError of one line if it knows no such label."""
+        ...
+
+    def heard(self, prompts: Sequence[str]) -> Heard:
+        """What is read of these prompts, and what is not."""
+        ...
+
+    def laid(self, prompts: Sequence[str], layouts: Sequence[Layout], cells: tuple[int, int]) -> Cond:
+        """The condition of some prompts, each with its boxes, for latents of `cells`, rows and columns."""
         ...

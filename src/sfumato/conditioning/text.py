@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfumato.cond import Cond
 from sfumato.conditioning.conditioner import Heard
-from sfumato.conditioning.vocabulary import PAD
+from sfumato.conditioning.vocabulary import PAD, words_of
 from sfumato.nets.transformer import TransformerEncoder, TransformerSize
 
 
@@ -38,11 +38,8 @@ class Text(nn.Module):
 
     def unknown(self, captions: Sequence[str]) -> tuple[str, ...]:
         """The words, each once, that are not in the vocabulary: they are spelt out, and mean nothing."""
-        normalizer, splitter = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
-        texts = [normalizer.normalize_str(caption) for caption in captions]
-        words = dict.fromkeys(word for text in texts for word, _ in splitter.pre_tokenize_str(text))
         known = self.tokenizer.token_to_id
-        return tuple(word for word in words if known(word) is None and any(letter.isalnum() for letter in word))
+        return tuple(word for word in words_of(self.tokenizer, captions) if known(word) is None)
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Token ids "ids" (B, L), padded to the longest caption, cut at the model's length; and their "mask"."""

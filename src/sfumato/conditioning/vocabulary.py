@@ -1,7 +1,7 @@
 """Words to numbers: a WordPiece vocabulary made of the captions that a model learns from."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -16,13 +16,22 @@ def vocabulary(captions: Iterable[str], *, most: int = 8000) -> Tokenizer:
     """
     tokenizer = _around({})
     counts: Counter[str] = Counter()
-    for caption in captions:
+    for caption, times in Counter(captions).items():  # labels and captions come again a million times
         text = tokenizer.normalizer.normalize_str(caption)
-        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text):
+            counts[word] += times
     letters = sorted({letter for word in counts for letter in word} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
     pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), "##s", "##es"]
     words = sorted(counts, key=lambda word: (-counts[word], word))
     return _around({piece: i for i, piece in enumerate(list(dict.fromkeys([*pieces, *words]))[:most])})
+
+
+def words_of(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[str, ...]:
+    """The words of some texts, each once, as the tokenizer tells them apart; marks are none."""
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    spelt = [normalizer.normalize_str(text) for text in texts]
+    words = dict.fromkeys(word for text in spelt for word, _ in splitter.pre_tokenize_str(text))
+    return tuple(word for word in words if any(letter.isalnum() for letter in word))
 
 
 def _around(vocab: dict[str, int]) -> Tokenizer:

@@ -41,6 +41,9 @@ class Stream(IntEnum):
     HOLE = 22  # what of it is painted anew
     CRITIC_TIME = 23  # the noise level at which a critic of clean guesses sees it
     CRITIC_NOISE = 24  # and the noise
+    SCENE = 25  # what a scene is made of, and where
+    WINDOW = 26  # what is cut out of a picture with boxes
+    OBJECTS = 27  # in which order its objects are told
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:

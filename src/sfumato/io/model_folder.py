@@ -19,7 +19,7 @@ from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io import atomic, tensors
 from sfumato.io.origin import Origin
-from sfumato.models.config import Closed, ModelConfig, complaint, registered
+from sfumato.models.config import BoxesConfig, Closed, ModelConfig, WordsConfig, complaint, registered
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.registry import unknown
 
@@ -188,7 +188,8 @@ def save(
 def tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer in a model folder, if the model is asked with prompts; ValueError if it is not one."""
     path = folder / "tokenizer.json"
-    words = config.conditioner is not None and config.conditioner.kind == "words"
+    kind = config.conditioner
+    words = isinstance(kind, WordsConfig) or (isinstance(kind, BoxesConfig) and kind.words is not None)
     if not words and not path.is_file():
         return None
     try:

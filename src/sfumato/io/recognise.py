@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from sfumato.conditioning.known_labels import known_labels
+from sfumato.conditioning.layout import OBJECT
 from sfumato.diffusion.prediction import Prediction
 from sfumato.io import said, shapes
 from sfumato.io.layouts import taesd
@@ -20,6 +22,7 @@ from sfumato.models.config import (
     Closed,
     Conditioning,
     LabelsConfig,
+    LayoutConfig,
     MapsKind,
     ModelConfig,
     ScheduleConfig,
@@ -30,12 +33,15 @@ from sfumato.models.config import (
 )
 from sfumato.models.published import TRAININGS, Training
 from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
 
 UNET, FIRST_STAGE, COND, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 CLIP_AT = (COND + "transformer.text_model.", COND + "transformer.")  # newer libraries leave the second part out
 UNKNOWN = Training(512, ScheduleConfig(kind="scaled_linear"), 0.18215, like="as Stable Diffusion, which is assumed")
 SIDE_OF_V = 768
+BERT = 30522  # words
+PUBLISHED_LAYOUT = 8192, 92  # numbers of layout2img-openimages256, and how many of them say a layout
 OURS = "sfumato"  # the key of the metadata under which a file written here says what it is
 
 
@@ -92,7 +98,7 @@ def recognise(stored: Stored) -> Recognised:
         Origin(linear=found.linear, order=order, text=text),
         said.scale(stored, beside, training) if first else 1.0,
         ("ema", "raw") if averaged else ("raw",),
-        (*found.why, *about_heads, *about_order, about_schedule, about_prediction),
+        (*found.why, *about_heads, *about_order, *_called(conditioner), about_schedule, about_prediction),
         sure,
         prefixed,
         text_at,
@@ -175,8 +181,8 @@ def _conditioner(
         return COND + "model.", ClipConfig(encoder=size, vocabulary=words, pad=0), "openclip"
     if COND + "transformer.token_emb.weight" in all_shapes:
         words, size = shapes.encoder(below(all_shapes, COND + "transformer."), "bert")
-        kind = "bert" if words == 30522 else "layout"  # noqa: PLR2004 (BERT's words)
-        return COND + "transformer.", BertConfig(kind=kind, encoder=size, vocabulary=words), "bert"
+        reads = BertConfig(encoder=size, vocabulary=words) if words == BERT else _layout(words, size)
+        return COND + "transformer.", reads, "bert"
     table, mapper = (all_shapes.get(COND + name) for name in ("embedding.weight", "channel_mapper.weight"))
     conditioner: Conditioning | None = None
     if table:
@@ -188,6 +194,19 @@ def _conditioner(
     elif found.size.classes and not found.size.context_dim:
         conditioner = TableConfig(classes=found.size.classes)
     return COND if table or mapper else "", conditioner, None
+
+
+def _layout(words: int, size: TransformerSize) -> LayoutConfig:
+    """Numbers that are no words are boxes; those of LDM's published model have names, which no file says."""
+    names = known_labels("open-images") if (words, size.length) == PUBLISHED_LAYOUT else ()
+    return LayoutConfig(encoder=size, vocabulary=words, names=names, window=size.length % OBJECT != 0)
+
+
+def _called(conditioner: Conditioning | None) -> tuple[str, ...]:
+    """How it is known what the classes of boxes are called, if they have names."""
+    if not isinstance(conditioner, LayoutConfig) or not conditioner.names:
+        return ()
+    return (f"labels: {len(conditioner.names)} of Open Images, as the authors' data had them; no file says it",)
 
 
 ALONE = "is a first stage alone: give it with --vae beside a model"

@@ -11,7 +11,16 @@ from sfumato.io.layouts.rules import Layout, Rule, prefixed
 from sfumato.io.origin import Origin
 from sfumato.io.recognise import COND, FIRST_STAGE, UNET, Recognised, ema_name
 from sfumato.io.stored import Stored
-from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, ModelConfig, SegmentationConfig, WordsConfig
+from sfumato.models.config import (
+    BertConfig,
+    BoxesConfig,
+    ClipConfig,
+    LabelsConfig,
+    LayoutConfig,
+    ModelConfig,
+    SegmentationConfig,
+    WordsConfig,
+)
 from sfumato.models.latent_diffusion import LatentDiffusion
 
 READ = ("scale_factor", "betas", "v_pred", "ztsnr")
@@ -64,9 +73,9 @@ def _conditioner(model: LatentDiffusion, origin: Origin, text_at: str) -> list[R
         return [Rule(("conditioner.table.weight",), (f"{COND}embedding.weight",))]
     if isinstance(kind, SegmentationConfig):
         return [Rule(("conditioner.project.weight",), (f"{COND}channel_mapper.weight",))]
-    if not isinstance(kind, ClipConfig | BertConfig):
+    if not isinstance(kind, ClipConfig | BertConfig | LayoutConfig):
         return []
-    text = "bert" if isinstance(kind, BertConfig) else origin.text or "clip"
+    text = "bert" if isinstance(kind, BertConfig | LayoutConfig) else origin.text or "clip"
     names = {"clip": ldm.clip, "openclip": ldm.openclip, "bert": ldm.bert}[text]
     at = {"clip": "transformer.text_model.", "openclip": "model.", "bert": "transformer."}[text]
     return prefixed(names(model.text), "conditioner.encoder.", text_at or COND + at)
@@ -103,6 +112,7 @@ def write(tensors: Mapping[str, Tensor], model: LatentDiffusion, origin: Origin)
     for wrong, what in (
         (first is not None and not first.published, "an autoencoder with shortcuts or patches"),
         (isinstance(config.conditioner, WordsConfig), "the vocabulary of this model"),
+        (isinstance(config.conditioner, BoxesConfig), "boxes that are no sequence of numbers"),
         (mean is not None and bool(mean.any()), "the mean of its latents"),
         (config.schedule.kind in ("flow", "geometric"), f"a schedule '{config.schedule.kind}'"),
     ):

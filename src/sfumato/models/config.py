@@ -5,12 +5,22 @@ import math
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import SCHEDULES, Schedule
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.patchgan import PatchGanSize
+from sfumato.nets.perceiver import PerceiverSize
 from sfumato.nets.tiny import TinySize
 from sfumato.nets.transformer import TransformerSize
 from sfumato.nets.unet import UNetSize
@@ -22,6 +32,16 @@ HEAVIEST = 10**8  # weights of a layer: forty times the largest of a published f
 UPSCALE = 4  # times as large, where a model does not say it: all published ones
 LONG = 80  # characters of what was given that are said again
 MOST = {"depth": 64, "blocks": 16, "layers": 16, "levels": 16, "mult": 64, "heads": 256}  # each costs modules
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is in it twice")
+    return names
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 
 
 class Closed(BaseModel):
@@ -75,6 +95,11 @@ class WordsConfig(Closed):
     kind: Literal["words"] = "words"
     encoder: TransformerSize
 
+    @property
+    def dim(self) -> int:
+        """Of a token."""
+        return self.encoder.dim
+
 
 class ClipConfig(Closed):
     """Prompts through CLIP's text tower (`conditioning/clip.py`)."""
@@ -86,9 +111,9 @@ class ClipConfig(Closed):
 
 
 class BertConfig(Closed):
-    """Captions, or sequences of numbers that stand for boxes, through LDM's transformer (`conditioning/bert.py`)."""
+    """Captions through LDM's transformer (`conditioning/bert.py`)."""
 
-    kind: Literal["bert", "layout"] = "bert"
+    kind: Literal["bert"] = "bert"
     encoder: TransformerSize
     vocabulary: int = Field(default=30522, ge=1, le=1_000_000)
 
@@ -118,11 +143,81 @@ class SegmentationConfig(Closed):
     stages: int = Field(default=2, ge=0, le=8)  # how often its sides are halved, down to the latent's
 
 
+class LayoutConfig(Closed):
+    """Boxes as LDM's sequence of numbers, through its transformer (`conditioning/layout.py`).
+
+    `encoder.length` is 3 for each object, and 2 for the window that is cut out if `window`.
+    """
+
+    kind: Literal["layout"] = "layout"
+    encoder: TransformerSize
+    vocabulary: int = Field(default=8192, ge=5, le=1_000_000)
+    names: Names = ()  # of classes 0, 1, ...; without them labels are numbers
+    window: bool = True
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        least = 5 if self.window else 3
+        if self.encoder.length < least:
+            raise ValueError(
+                f"encoder.length must be at least {least}, for one object{' and the window' * self.window}"
+            )
+        if len(self.names) >= self.vocabulary:
+            raise ValueError(f"names are {len(self.names)}, and vocabulary has room for {self.vocabulary - 1} classes")
+        return self
+
+
+class BoxesConfig(Closed):
+    """Boxes by their sides and labels, any number of them, perhaps beside a caption (`conditioning/boxes.py`)."""
+
+    kind: Literal["boxes"] = "boxes"
+    encoder: TransformerSize | None = None  # tau_theta
+    perceiver: PerceiverSize | None = None  # in its place
+    names: Names = ()  # what labels are known; without them they are read by their words
+    words: TransformerSize | None = None  # what reads words
+    captions: bool = False  # whether prompts are read too
+    most: int = Field(default=30, ge=1, le=10_000)  # boxes
+    bands: int = Field(default=8, ge=1, le=16)  # frequencies of their sides
+    painted: int = Field(default=0, ge=0, le=1024)  # channels beside the latent in which they are drawn
+
+    @property
+    def dim(self) -> int:
+        """Of a token."""
+        size = self.encoder or self.perceiver
+        assert size is not None
+        return size.dim
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        if (self.encoder is None) == (self.perceiver is None):
+            raise ValueError("say encoder or perceiver, one of them")
+        if self.words is None and (self.captions or not self.names):
+            raise ValueError("words says what reads captions, and labels that are not in names; it must be there")
+        for name, size in (("words", self.words), ("perceiver", self.perceiver)):
+            if size is not None:
+                within_bounds(name, size)
+        return self
+
+
 Conditioning = Annotated[
-    WordsConfig | ClipConfig | BertConfig | LabelsConfig | TableConfig | SegmentationConfig,
+    WordsConfig
+    | ClipConfig
+    | BertConfig
+    | LayoutConfig
+    | BoxesConfig
+    | LabelsConfig
+    | TableConfig
+    | SegmentationConfig,
     Field(discriminator="kind"),
 ]
-MapsKind = Literal["inpainting", "inpainting_black", "picture", "depth", "low_resolution", "segmentation", "other"]
+MapsKind = Literal[
+    "inpainting", "inpainting_black", "picture", "depth", "low_resolution", "segmentation", "boxes", "other"
+]
+
+
+def _or_none(said: Any) -> Any:
+    """Nothing, where somebody says it in place of a word."""
+    return None if said == "none" else said
 
 
 class ModelConfig(Closed):
@@ -134,7 +229,7 @@ class ModelConfig(Closed):
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = Prediction.V
     resolution: int = Field(default=64, ge=8, le=4096)  # pixels a side that it was trained at
-    maps: MapsKind | None = None  # what is concatenated to the latent
+    maps: Annotated[MapsKind | None, BeforeValidator(_or_none)] = None  # what is concatenated to the latent
     upscale: int | None = Field(default=None, ge=2, le=16)  # of maps "low_resolution": how many times as large; 4
 
     @property
@@ -171,6 +266,9 @@ class ModelConfig(Closed):
                 raise ValueError(message)
         if isinstance(self.conditioner, SegmentationConfig):
             _segments(self.conditioner, self)
+        painted = self.conditioner.painted if isinstance(self.conditioner, BoxesConfig) else 0
+        if (self.maps == "boxes") != (painted > 0) or (painted and unet.map_channels != painted):
+            raise ValueError("where boxes are painted, maps is 'boxes' and unet.map_channels is conditioner.painted")
         return self
 
 
@@ -224,9 +322,11 @@ def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
     """ValueError if the network does not listen to what the conditioner says."""
     heard: list[tuple[str, int, str]] = []  # a field of the network, what it must be, as what
     match conditioner:
-        case WordsConfig(encoder=size) | ClipConfig(encoder=size) | BertConfig(encoder=size):
+        case (
+            WordsConfig(encoder=size) | ClipConfig(encoder=size) | BertConfig(encoder=size) | LayoutConfig(encoder=size)
+        ):
             heard.append(("context_dim", size.dim, "conditioner.encoder.dim"))
-        case LabelsConfig(dim=dim):
+        case LabelsConfig(dim=dim) | BoxesConfig(dim=dim):
             heard.append(("context_dim", dim, "conditioner.dim"))
         case TableConfig(classes=classes):
             heard.append(("classes", classes, "conditioner.classes"))
@@ -235,11 +335,13 @@ def _fits(conditioner: Conditioning | None, unet: UNetSize) -> None:
     for name, value, what in heard:
         if getattr(unet, name) != value:
             raise ValueError(f"unet.{name} must be {value}, as {what}")
-    if isinstance(conditioner, WordsConfig) and unet.vector_dim not in (None, conditioner.encoder.dim):
-        raise ValueError(f"unet.vector_dim must be {conditioner.encoder.dim}, as conditioner.encoder.dim, or none")
+    if isinstance(conditioner, WordsConfig | BoxesConfig) and unet.vector_dim not in (None, conditioner.dim):
+        raise ValueError(f"unet.vector_dim must be {conditioner.dim}, as conditioner.encoder.dim, or none")
 
 
-def within_bounds(name: str, size: AutoencoderSize | PatchGanSize | TinySize | TransformerSize | UNetSize) -> None:
+def within_bounds(
+    name: str, size: AutoencoderSize | PatchGanSize | PerceiverSize | TinySize | TransformerSize | UNetSize
+) -> None:
     """ValueError if a number of `size` is not positive, or too large to build; one that is 0 by default may be 0.
 
     Of a first stage or a critic also if a layer is too large, or if its numbers do not fit each other or pictures.
@@ -254,7 +356,7 @@ def within_bounds(name: str, size: AutoencoderSize | PatchGanSize | TinySize | T
             raise ValueError(f"{name}.{field.name} is {value}; it must be positive")
         if max([*numbers, len(numbers)], default=0) > most:
             raise ValueError(f"{name}.{field.name} is {value}; at most {most} can be built")
-    if not isinstance(size, TransformerSize | UNetSize) and size.largest > HEAVIEST:
+    if not isinstance(size, PerceiverSize | TransformerSize | UNetSize) and size.largest > HEAVIEST:
         raise ValueError(f"{name} has a layer of {size.largest:,} weights; at most {HEAVIEST:,} can be built")
     if isinstance(size, AutoencoderSize):
         _of_pictures(name, size)

@@ -11,9 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from sfumato.conditioning.bert import Bert
 from sfumato.conditioning.bert_tokens import bert_tokenizer
+from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.clip import Clip
 from sfumato.conditioning.clip_tokens import clip_tokenizer
 from sfumato.conditioning.label import Labels, TableRow
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.conditioning.segmentation import Segmentation
 from sfumato.conditioning.text import Text
 from sfumato.diffusion.denoiser import Denoiser
@@ -28,7 +30,7 @@ from sfumato.nets.transformer import TransformerEncoder
 from sfumato.nets.unet import UNet
 
 AnyFirstStage = KLFirstStage | VQFirstStage | TinyFirstStage | Pixels
-AnyConditioner = Text | Clip | Bert | Labels | TableRow | Segmentation
+AnyConditioner = Text | Clip | Bert | LayoutTokens | Boxes | Labels | TableRow | Segmentation
 
 
 class LatentDiffusion(nn.Module):
@@ -38,7 +40,8 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         self.config = config
         self.first_stage: AnyFirstStage = _first_stage(config.first_stage)  # another may be put in its place
-        self.conditioner = _conditioner(config.conditioner, tokenizer)
+        side = config.resolution // self.first_stage.factor
+        self.conditioner = _conditioner(config.conditioner, tokenizer, (side, side))
         net = UNet(config.unet)
         with torch.device("cpu"):  # the schedule is real in a hollow model too
             schedule = config.schedule.build()
@@ -60,7 +63,7 @@ class LatentDiffusion(nn.Module):
     @property
     def text(self) -> TransformerEncoder:
         """The transformer of the conditioner; there must be one."""
-        assert isinstance(self.conditioner, Text | Clip | Bert)
+        assert isinstance(self.conditioner, Text | Clip | Bert | LayoutTokens)
         return self.conditioner.encoder
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -85,15 +88,31 @@ def autoencoder_of(size: AutoencoderSize) -> KLFirstStage | VQFirstStage:
     return VQFirstStage(size) if size.codebook else KLFirstStage(size)
 
 
-def _conditioner(kind: config.Conditioning | None, tokenizer: Tokenizer | None) -> AnyConditioner | None:
+def _conditioner(
+    kind: config.Conditioning | None, tokenizer: Tokenizer | None, cells: tuple[int, int]
+) -> AnyConditioner | None:
     match kind:
         case config.WordsConfig(encoder=size):
             assert tokenizer is not None
             return Text(tokenizer, size)
         case config.ClipConfig(encoder=size, vocabulary=words, pad=pad):
             return Clip(tokenizer or clip_tokenizer(), words, size, pad=pad)
-        case config.BertConfig(kind=reads, encoder=size, vocabulary=words):
-            return Bert(tokenizer or bert_tokenizer() if reads == "bert" else None, words, size)
+        case config.BertConfig(encoder=size, vocabulary=words):
+            return Bert(tokenizer or bert_tokenizer(), words, size)
+        case config.LayoutConfig(encoder=size, vocabulary=numbers, names=names, window=window):
+            return LayoutTokens(numbers, size, names=names, window=window)
+        case config.BoxesConfig():
+            return Boxes(
+                kind.encoder or kind.perceiver,  # pyright: ignore[reportArgumentType] - the config has one of them
+                names=kind.names,
+                words=kind.words,
+                tokenizer=tokenizer,
+                captions=kind.captions,
+                most=kind.most,
+                bands=kind.bands,
+                painted=kind.painted,
+                cells=cells,
+            )
         case _:
             return _wordless(kind)
 
