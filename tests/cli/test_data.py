@@ -9,6 +9,9 @@ import pytest
 from console import Run
 
 from folders import fill
+from sfumato.data import opened
+from sfumato.data.scenes import Scenes
+from sfumato.io import pictures
 
 
 def test_check_says_what_is_there(sfumato: Run, home: Path) -> None:
@@ -43,7 +46,7 @@ def test_json_is_one_object(sfumato: Run, home: Path) -> None:
     assert json.loads(sfumato("data", "check", "captioned", "--json", "--thorough").out)["duplicates"] == []
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("check", "--help")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("check", "--help"), ("scenes", "--help")])
 def test_help(sfumato: Run, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as stop:
         sfumato("data", *arguments)
@@ -54,12 +57,41 @@ def test_help(sfumato: Run, capsys: pytest.CaptureFixture[str], arguments: tuple
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("chek", "x"), "unknown command 'data chek'; did you mean 'data check'? known: data check"),
+        (("chek", "x"), "unknown command 'data chek'; did you mean 'data check'? known: data check, data scenes"),
         (("check",), "DIR is missing; see: sfumato data check --help"),
         (("check", "nowhere"), "nowhere: there is no such folder"),
         (("check", "init.png"), "init.png: neither a folder nor a .tar; unpack other archives first"),
+        (
+            ("check", "captioned", "--part", "val"),
+            "captioned: there is no part 'val'; it has no parts, and is read whole",
+        ),
+        (("check", "captioned", "--draw", "x.jpg"), "--draw is x.jpg; it must be the name of a .png"),
+        (("check", "captioned", "--draw", "init.png"), "init.png is there already; choose another name"),
+        (("scenes",), "OUT is missing; see: sfumato data scenes --help"),
+        (("scenes", "captioned"), "captioned is there already; choose another place"),
+        (("scenes", "x", "--size", "8"), "--size is 8; a scene has a side of 32 to 1024 pixels"),
+        (("scenes", "x", "-n", "0"), "0 scenes cannot be made; ask for 1 to 2^32 - 1"),
     ],
 )
 def test_refusals(sfumato: Run, home: Path, arguments: tuple[str, ...], line: str) -> None:
     said = sfumato("data", *arguments)
     assert (said.code, said.out, said.err) == (2, "", f"sfumato: {line}\n")
+
+
+def test_scenes_are_written_and_drawn(sfumato: Run, home: Path) -> None:
+    said = sfumato("data", "scenes", "many", "-n", 3, "--seed", 5, "--size", 32)
+    assert (said.code, said.out, said.err) == (0, "many: 3 scenes of 32 x 32 pixels, with boxes and captions\n", "")
+    whole, scenes = opened(home / "many", size=32), Scenes(3, seed=5, side=32)
+    assert [whole[i]["caption"] for i in range(3)] == [scenes[i]["caption"] for i in range(3)]
+    looked = sfumato("data", "check", "many", "--draw", "sheet.png")
+    assert (looked.code, looked.err) == (0, "sheet.png: 3 of the pictures with their boxes\n")
+    assert looked.out.startswith("many: COCO captions and boxes\n")
+    assert pictures.read(home / "sheet.png").shape == (3, 228, 3 * 226 + 2)
+    found = json.loads(sfumato("data", "check", "many", "--json").out)["boxes"]
+    assert found["boxes"] == sum(len(scenes[i]["boxes"]) for i in range(3))
+
+
+def test_what_cannot_be_trained_on_is_drawn_too(sfumato: Run, home: Path) -> None:
+    said = sfumato("data", "check", "broken", "--draw", "sheet.png")
+    assert (said.code, len(said.err.splitlines())) == (2, 2)
+    assert (home / "sheet.png").exists()

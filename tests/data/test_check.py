@@ -14,8 +14,11 @@ from PIL import Image
 from folders import encoded, fill, line, shade, tar
 from sfumato.data import opened
 from sfumato.data.check import FEW, Report, examine
+from sfumato.data.contact import contact_sheet
+from sfumato.data.limits import Counted, Limits
 from sfumato.data.source import listed
 from sfumato.data.training import TrainingPictures
+from sfumato.io.outlined import colour
 
 
 def looked(root: Path, *, thorough: bool = False) -> Report:
@@ -181,3 +184,89 @@ def test_shards_are_looked_at_like_folders(tmp_path: Path) -> None:
     for what in ("pictures", "width", "height", "turned", "alpha", "deep", "cmyk"):
         assert getattr(shard, what) == getattr(folder, what)
     assert shard.broken == tuple((f"x.tar/{name}", why) for name, why in folder.broken)
+
+
+# Boxes ----------------------------------------------------------------------------------------------------
+def boxed(name: str, *boxes: list[float]) -> str:
+    """A row of metadata; the boxes have the labels x, y, x, y, ..."""
+    return line(file_name=name, objects={"bbox": list(boxes), "label": [("x", "y")[i % 2] for i in range(len(boxes))]})
+
+
+MANY = [[2, 0, 1 + i % 2, 1] for i in range(33)]
+
+
+def test_what_is_said_of_boxes(tmp_path: Path) -> None:
+    """All pictures are 6 x 4: of 24 pixels a box of 0.0001 has less than the least; one at the left is not seen."""
+    rows = [
+        boxed("a.png", [2, 0, 2, 2], [3, 0, 0, 2], [3, 1, 0.01, 0.01]),
+        boxed("b.png"),
+        boxed("c.png", [0, 0, 1, 4]),
+        boxed("d.png", *MANY),
+    ]
+    report = looked(
+        fill(tmp_path, dict.fromkeys(["a.png", "b.png", "c.png", "d.png"], 1) | {"metadata.jsonl": "".join(rows)})
+    )
+    assert report.refusal == ""
+    found = report.boxes
+    assert found is not None
+    assert (found.said, found.first_unsaid, found.pictures, found.boxes, found.most) == (4, None, 3, 36, 33)
+    assert found.labels == {"x": 20, "y": 16}
+    assert list(found.labels) == ["x", "y"]
+    assert (found.flat, found.small, found.over, found.few) == (1, 1, 3, 2)
+    assert list(report.lines())[5:9] == [
+        "boxes            3 of 4 pictures have some; 36 in all, 9.0 a picture, 33 at most",
+        "labels           2: x 20, y 16",
+        "limits drop      1 boxes without area, 1 smaller than 1e-05 of the picture, "
+        "3 of more than 30 in its middle square",
+        "and leave out    2 pictures with fewer than 1 in their middle square",
+    ]
+    limited = opened(tmp_path, size=4).limited(Limits())
+    assert (limited.counted, len(limited)) == (Counted(found.small, found.over, found.few), 2)
+    said = json.loads(json.dumps(report.as_dict()))["boxes"]
+    assert (said["labels"], said["limits"]) == ({"x": 20, "y": 16}, {"least_area": 1e-5, "least": 1, "most": 30})
+
+
+def test_pictures_of_which_nothing_is_said(tmp_path: Path) -> None:
+    report = looked(fill(tmp_path, {"a.png": 1, "b.png": 2, "metadata.jsonl": boxed("b.png", [2, 0, 1, 1])}))
+    assert report.boxes is not None
+    assert (report.boxes.said, report.boxes.first_unsaid) == (1, "a.png")
+    assert "not said         of 1 pictures nothing is said of boxes, first a.png; boxes need all" in list(
+        report.lines()
+    )
+
+
+def test_boxes_of_another_picture(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}]
+    text = json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]})
+    report = looked(fill(tmp_path, {"a.png": 1, "instances.json": text}))
+    assert report.problems == (report.refusal,)
+    with pytest.raises(ValueError, match="is 9 x 9 there and 6 x 4 in its file") as caught:
+        opened(tmp_path, size=4)
+    assert report.refusal == str(caught.value)
+    assert looked(tmp_path, thorough=True).refusal == report.refusal
+
+
+def test_a_contact_sheet_has_pictures_of_any_size_whole(tmp_path: Path) -> None:
+    """A large one, a small one that is made larger, and a damaged one that is passed over."""
+    rows = boxed("a.png", [0, 0, 300, 100]) + boxed("b.png", [0, 0, 3, 4]) + boxed("c.png")
+    files = {"a.png": encoded(shade(255, (600, 100))), "b.png": 255, "c.png": ALL["b/9.png"], "metadata.jsonl": rows}
+    sheet = contact_sheet(listed(fill(tmp_path, files)).entries, side=120)
+    assert sheet.shape == (3, 124, 246)
+    wide, tall = sheet[:, 2:122, 2:122], sheet[:, 2:122, 124:244]
+    for image, rows_seen in ((wide, range(50, 70)), (tall, range(20, 100))):
+        white = (image == 1).all(0).all(1)
+        assert [y for y in range(120) if not white[y]] == list(rows_seen)
+        outline = tuple(x / 127.5 - 1 for x in colour("x"))
+        middle = (rows_seen.start + rows_seen.stop) // 2
+        assert image[:, middle, 59].tolist() == pytest.approx(outline)
+        assert image[:, middle, 61].tolist() == [1, -1, -1]
+    with pytest.raises(ValueError, match="none of the pictures can be drawn"):
+        contact_sheet(listed(tmp_path).entries[2:])
+
+
+def test_a_contact_sheet_is_spread_over_the_data_set(tmp_path: Path) -> None:
+    entries = listed(fill(tmp_path, {f"{i:03}.bmp": i for i in range(100)})).entries
+    sheet = contact_sheet(entries, most=4, side=6)
+    assert sheet.shape == (3, 10, 34)
+    seen = [round(float(sheet[0, 5, 2 + 8 * k + 3] + 1) * 127.5) for k in range(4)]
+    assert seen == [0, 25, 50, 75]

@@ -1,4 +1,4 @@
-"""`sfumato data VERB ...`: a look at pictures before a training."""
+"""`sfumato data VERB ...`: a look at pictures before a training, and pictures to train on."""
 
 import json
 import sys
@@ -11,26 +11,54 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from sfumato.cli.parse import parse
+from sfumato.cli.parse import File, parse
+from sfumato.data import coco_folder
 from sfumato.data.check import Report, examine
+from sfumato.data.contact import MOST, contact_sheet
+from sfumato.data.listing import Listing
+from sfumato.data.scenes import SIDE, Scenes
 from sfumato.data.source import listed
+from sfumato.io import atomic, pictures
 from sfumato.registry import unknown
 
 
 @dataclass
 class Check:
-    """Say what pictures, captions and classes --data would train on, and what is wrong with them.
+    """Say what pictures, captions, classes and boxes --data would train on, and what is wrong with them.
 
     It reads headers alone and changes nothing. It ends with 0 if they can be trained on; otherwise with 2 and the line
     that a training would stop with.
     """
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """A folder of pictures, of COCO captions or of tar shards, or one .tar."""
+    """A folder of pictures, with captions, classes or boxes in any form that docs/data.md has, or one .tar."""
+    part: str = "train"
+    """Which part is looked at, where there are several: train, val or test. A training reads train."""
+    draw: File = None
+    """Write a PNG with up to 48 of the pictures, spread over all, and their boxes with their labels."""
     thorough: bool = False
     """Decode every picture, and find those that are there twice."""
     json: bool = False
     """Print one JSON object, and nothing else, on standard output: all lists in full."""
+
+
+@dataclass
+class MakeScenes:
+    """Write pictures with boxes and captions as a folder of COCO's form, to try a training of layouts with.
+
+    A scene is a picture of 1 to 6 of 64 things of the emoji world, in one style, on a background, each with its box.
+    What it shows depends on --seed and its number alone: another seed gives other scenes, to learn from or to measure
+    with.
+    """
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The folder to write, which must not be there yet."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
+    """How many; of more the first are the same."""
+    seed: int = 0
+    """Which ones."""
+    size: int = SIDE
+    """Their side in pixels, 32 to 1024."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,26 +76,59 @@ def run(arguments: Sequence[str]) -> int:
 def check(arguments: Sequence[str]) -> int:
     """Look at pictures and print what is found; ValueError if they cannot be trained on."""
     asked = parse(Check, arguments, verb="data check")
-    report = _examined(asked)
+    if asked.draw is not None:
+        _check_new(asked.draw)
+    listing = listed(asked.path, asked.part)
+    report = _examined(listing, thorough=asked.thorough)
     if asked.json:
         print(json.dumps(report.as_dict()))  # in ASCII: names of files need not be text
     else:
         print(*report.lines(), sep="\n")
+    if asked.draw is not None and report.pictures:
+        pictures.save_png(contact_sheet(listing.entries), asked.draw, {}, new=True)
+        print(f"{asked.draw}: {min(MOST, len(listing.entries))} of the pictures with their boxes", file=sys.stderr)
     if report.refusal:
         sys.stdout.flush()
         raise ValueError(report.refusal)
     return 0
 
 
-VERBS = {"check": ("say what is in a folder of pictures, and what is wrong with it", check)}
+def scenes(arguments: Sequence[str]) -> int:
+    """Write scenes."""
+    asked = parse(MakeScenes, arguments, verb="data scenes")
+    if not 32 <= asked.size <= 1024:  # noqa: PLR2004
+        raise ValueError(f"--size is {asked.size}; a scene has a side of 32 to 1024 pixels")
+    if asked.out.exists():
+        raise ValueError(f"{asked.out} is there already; choose another place")
+    atomic.check_writable(asked.out)
+    whole = Scenes(asked.n, seed=asked.seed, side=asked.size)
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("scenes", total=asked.n)
+        for done in coco_folder.written(whole, asked.out):
+            bar.update(task, completed=done)
+    print(f"{asked.out}: {asked.n:,} scenes of {asked.size} x {asked.size} pixels, with boxes and captions")
+    return 0
 
 
-def _examined(asked: Check) -> Report:
+VERBS = {
+    "check": ("say what is in a folder of pictures, and what is wrong with it", check),
+    "scenes": ("write pictures with boxes and captions, to try a training of layouts with", scenes),
+}
+
+
+def _check_new(file: Path) -> None:
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--draw is {file}; it must be the name of a .png")
+    if file.exists():
+        raise ValueError(f"{file} is there already; choose another name")
+    atomic.check_writable(file.parent)
+
+
+def _examined(listing: Listing, *, thorough: bool) -> Report:
     """The report, with a bar on standard error while a person is watching."""
-    listing = listed(asked.path)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("pictures", total=len(listing.entries))
-        for event in examine(listing, thorough=asked.thorough):
+        for event in examine(listing, thorough=thorough):
             if isinstance(event, Report):
                 return event
             bar.update(task, completed=event)

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from sfumato.data.listed import refusal
+from sfumato.boxes import middle
+from sfumato.data.limits import Limits, applied
+from sfumato.data.listed import measured, refusal
 from sfumato.data.listing import NOT_A_PICTURE, Entry, Listing, shown
 from sfumato.data.training import complaint
 from sfumato.data.walk import ending
@@ -19,7 +21,40 @@ from sfumato.io.pictures import Header, header, rgb
 
 FEW = 20  # lines of a list for a person
 FEW_CLASSES = 5
+FEW_LABELS = 8
 EVERY = 100  # pictures, after which progress is said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boxes:
+    """What is said of boxes, and what `Limits` would take away of them."""
+
+    said: int  # pictures of which something is said, be it that there is none
+    first_unsaid: str | None  # the first of the others
+    pictures: int  # that have some
+    boxes: int
+    most: int  # in one picture
+    labels: Mapping[str, int]  # boxes of each, the most first
+    flat: int  # boxes without area, which are dropped and are not among these
+    small: int  # boxes that are smaller than the least area
+    over: int  # boxes that are more than the most, of what is seen of a square
+    few: int  # pictures that are left out, since they have fewer than the least
+    limits: Limits
+
+    def lines(self, of: int) -> Iterator[tuple[str, str]]:
+        """For a person; there are `of` pictures."""
+        each = f"{self.boxes / of:.1f} a picture, {self.most:,} at most" if of else ""
+        yield "boxes", f"{self.pictures:,} of {of:,} pictures have some; {self.boxes:,} in all, {each}"
+        if self.first_unsaid is not None:
+            first = shown(self.first_unsaid)
+            yield "not said", f"of {of - self.said:,} pictures nothing is said of boxes, first {first}; boxes need all"
+        few = ", ".join(f"{shown(name)} {n:,}" for name, n in islice(self.labels.items(), FEW_LABELS))
+        more = len(self.labels) - FEW_LABELS
+        yield "labels", f"{len(self.labels):,}: {few}{f' and {more:,} more' if more > 0 else ''}"
+        small = f"{self.small:,} smaller than {self.limits.least_area:g} of the picture"
+        over = f"{self.over:,} of more than {self.limits.most} in its middle square"
+        yield "limits drop", f"{self.flat:,} boxes without area, {small}, {over}"
+        yield "and leave out", f"{self.few:,} pictures with fewer than {self.limits.least} in their middle square"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +80,14 @@ class Report:
     others: Mapping[str, int]  # files that are not pictures, by ending
     left_out: Mapping[str, tuple[str, ...]]  # why -> other things that were not read
     refusal: str  # the line that a training stops with; "" if it can begin
+    boxes: Boxes | None = None  # None where nothing is said of them
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        return asdict(self)
+        found = asdict(self)
+        if self.boxes is not None:
+            found["boxes"]["limits"] = self.boxes.limits._asdict()
+        return found
 
     def lines(self) -> Iterator[str]:
         """The report for a person, a line at a time: counts first, then the reasons."""
@@ -72,11 +111,16 @@ class Report:
             have = f"{self.captioned:,} of {self.pictures:,} pictures have one"
             yield "captions", f"{have}; {self.captions:,} in all, of {self.words:.1f} words each"
         else:
-            yield "captions", "none; a whole model needs them, a first stage does not"
+            yield (
+                "captions",
+                "none; a model that is asked with prompts needs them, one asked with boxes and a first stage do not",
+            )
         if self.classes:
             few = ", ".join(f"{shown(name)} {n:,}" for name, n in islice(self.classes.items(), FEW_CLASSES))
             more = len(self.classes) - FEW_CLASSES
             yield "classes", f"{len(self.classes):,}: {few}{f' and {more:,} more' if more > 0 else ''}"
+        if self.boxes is not None:
+            yield from self.boxes.lines(self.pictures)
         kinds = {"turned by EXIF": self.turned, "with alpha": self.alpha, "of 16 bits": self.deep, "CMYK": self.cmyk}
         yield "of these", ", ".join(f"{n:,} {what}" for what, n in kinds.items())
         if self.others:
@@ -93,6 +137,7 @@ def _few(what: str, lines: Iterable[str], n: int) -> Iterator[str]:
 class _Found:
     """What was found so far."""
 
+    problems: list[str] = field(default_factory=list)
     headers: list[Header] = field(default_factory=list)
     read: list[Entry] = field(default_factory=list)
     unreadable: list[tuple[Entry, str]] = field(default_factory=list)
@@ -104,11 +149,11 @@ class _Found:
         """At the header."""
         try:
             with entry.open() as file:
-                self.headers.append(header(file))
+                found = header(file)
         except ValueError as error:
             self.unreadable.append((entry, str(error)))
         else:
-            self.read.append(entry)
+            self._keep(entry, found)
 
     def decode(self, entry: Entry) -> None:
         """All of it."""
@@ -123,11 +168,18 @@ class _Found:
         except ValueError as error:
             self.damaged.append((entry, str(error)))
             return
-        self.headers.append(found)
-        self.read.append(entry)
+        self._keep(entry, found)
         same = self.first.setdefault(hashlib.sha256(data).digest(), entry.name)
         if same != entry.name:
             self.duplicates.append((entry.name, same))
+
+    def _keep(self, entry: Entry, found: Header) -> None:
+        self.headers.append(found)
+        try:
+            self.read.append(measured(entry, found))
+        except ValueError as error:
+            self.read.append(entry._replace(boxes=None))
+            self.problems.append(str(error))
 
 
 def examine(listing: Listing, *, thorough: bool = False) -> Iterator[int | Report]:
@@ -166,10 +218,32 @@ def _report(listing: Listing, found: _Found, *, thorough: bool) -> Report:
         cmyk=sum(head.cmyk for head in headers),
         broken=tuple((entry.name, broken[entry]) for entry in listing.entries if entry in broken) if broken else (),
         duplicates=tuple(found.duplicates) if thorough else None,
-        problems=listing.problems,
+        problems=(*listing.problems, *found.problems),
         others=dict(sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))),
         left_out={why: tuple(names) for why, names in left_out.items()},
         refusal=_refusal(listing, found),
+        boxes=_boxes(listing, found),
+    )
+
+
+def _boxes(listing: Listing, found: _Found) -> Boxes | None:
+    read = zip(found.read, found.headers, strict=True)
+    said = [(entry.boxes, head) for entry, head in read if entry.boxes is not None]
+    if not said:
+        return None
+    layouts, limits = [layout for layout, _ in said], Limits()
+    _, counted = applied(layouts, limits, [middle((head.width, head.height), (1, 1)) for _, head in said])
+    labels = Counter(box.label for layout in layouts for box in layout)
+    return Boxes(
+        said=len(said),
+        first_unsaid=next((entry.name for entry in found.read if entry.boxes is None), None),
+        pictures=sum(map(bool, layouts)),
+        boxes=sum(map(len, layouts)),
+        most=max(map(len, layouts)),
+        labels=dict(sorted(labels.items(), key=lambda pair: (-pair[1], pair[0]))),
+        flat=listing.flat,
+        **counted._asdict(),
+        limits=limits,
     )
 
 
@@ -178,7 +252,11 @@ def _refusal(listing: Listing, found: _Found) -> str:
         [(listing.where(entry), why) for entry, why in group] for group in (found.unreadable, found.damaged)
     )
     one = "".join(f"{shown(path)}: {why}" for path, why in damaged[:1])
-    return refusal(listing, unreadable) or complaint(len(damaged), len(found.read) + len(damaged), one)
+    return (
+        refusal(listing, unreadable)
+        or next(iter(found.problems), "")
+        or complaint(len(damaged), len(found.read) + len(damaged), one)
+    )
 
 
 def _spread(numbers: Sequence[int]) -> tuple[int, int, int] | None:

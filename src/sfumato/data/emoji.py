@@ -81,6 +81,10 @@ class Emoji:
         """id, name, tags, group, subgroup and style of a picture, without decoding it."""
         return self.shards.meta(self._places[i][2])
 
+    def raw(self, i: int) -> bytes:
+        """The file of a picture: WebP with what is clear around it."""
+        return self.shards.raw(self._places[i][2], "webp")
+
 
 # Splits ---------------------------------------------------------------------------------------------------
 def split_of(ident: str) -> Split:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from sfumato.boxes import Layout
+from sfumato.io.pictures import header
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -15,6 +18,14 @@ ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 NOT_A_PICTURE = "not a picture"
 MOST_LOST = 0.01  # the share of pictures that may be missing or unreadable
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Sides(NamedTuple):
+    """What somebody says the sides of a picture are, and in which file."""
+
+    width: int
+    height: int
+    file: str
 
 
 class Entry(NamedTuple):
@@ -26,6 +37,8 @@ class Entry(NamedTuple):
     captions: tuple[str, ...] = ()
     class_name: str = ""
     offset: int | None = None  # where it begins in the file; None if it is all of the file
+    boxes: Layout | None = None  # in parts of the whole picture; None where nothing is said of them
+    sides: Sides | None = None  # what those of the picture were when its boxes were written down, where that is said
 
     def open(self) -> BinaryIO:
         """The bytes of the picture as a file of its own; ValueError if there is none to open."""
@@ -57,6 +70,7 @@ class Listing(NamedTuple):
     classes: tuple[str, ...]  # in the order of their labels
     problems: tuple[str, ...]  # a line each; one is enough to refuse the data set
     left_out: Mapping[str, str]  # other files by name, and why
+    flat: int = 0  # boxes without area, which are not among those of the entries
 
     def where(self, entry: Entry) -> Path:
         """What a person calls the place of a picture: its path, or its path inside a shard."""
@@ -69,9 +83,20 @@ def shown(name: Path | str) -> str:
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+def sides_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of a picture, turned as EXIF says; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return header(file)[:2]
+    except (OSError, ValueError):
+        return None
+
+
 def unused(name: str, split: str) -> str:
     """Why a file is left out, of which nothing was read, where those in `split` alone are ("train/")."""
-    return NOT_A_PICTURE if name.startswith(split) or "/" not in name else f"in {name.partition('/')[0]}/"
+    if name.startswith(split) or "/" not in name:
+        return NOT_A_PICTURE
+    return f"in {'/'.join(name.split('/')[:-1][: split.count('/')])}/"
 
 
 def caption(text: str) -> str:

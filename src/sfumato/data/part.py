@@ -19,7 +19,7 @@ class Part:
 
 
 class Mirrored:
-    """The samples of a data set, and behind them all of them turned to a mirror, maps too."""
+    """The samples of a data set, and behind them all of them turned to a mirror, maps and boxes too."""
 
     def __init__(self, whole: Dataset) -> None:
         self.whole, self.fields = whole, whole.fields
@@ -34,6 +34,12 @@ class Mirrored:
             sample["image"] = sample["image"].flip(-1)
             if "map" in sample:
                 sample["map"] = sample["map"].flip(-1)
+            if "boxes" in sample:
+                sample["boxes"] = tuple(box.mirrored() for box in sample["boxes"])
+            if "uncut" in sample:
+                sample["uncut"] = tuple(box.mirrored() for box in sample["uncut"])
+            if "window" in sample:
+                sample["window"] = sample["window"].mirrored()
         return sample
 
 

@@ -7,6 +7,8 @@ from typing import Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
+from sfumato.boxes import Layout, Window
+
 Meta = Mapping[str, str | list[str]]
 
 
@@ -16,6 +18,9 @@ class Sample(TypedDict, total=False):
     image: Tensor  # (3, H, W) float32 in [-1, 1], RGB
     label: int
     map: Tensor  # (H, W) uint8, a class for each pixel, 255 where nothing is said
+    boxes: Layout  # in parts of the picture as it is given here; of a data set that has some it may be empty
+    uncut: Layout  # of a picture that was cut by a window: the same boxes, in parts of the whole picture
+    window: Window  # and what is seen of it
     caption: str
     captions: tuple[str, ...]  # all of them, where a data set knows several; the first is `caption`
     key: str  # the address of the sample: stable between runs and machines
@@ -28,7 +33,7 @@ class Dataset(Protocol):
 
     @property
     def fields(self) -> frozenset[str]:
-        """Those of image, label, map and caption that every sample has."""
+        """Those of image, label, map, boxes, uncut, window and caption that every sample has."""
         ...
 
     def __len__(self) -> int: ...

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from sfumato.boxes import Window
 from sfumato.io import atomic
 from sfumato.latents.tiled import out_of_memory
 
@@ -35,15 +36,17 @@ _BROKEN = (
 )
 
 
-def decode(data: bytes, *, size: Size | None = None) -> Tensor:
+def decode(data: bytes, *, size: Size | None = None, window: Window | None = None) -> Tensor:
     """The bytes of a PNG, JPEG, WebP, GIF or BMP file -> (3, H, W) float32 in [-1, 1], RGB.
 
     Turned as EXIF says, alpha composited on white, first frame only. With `size`, the shorter side becomes
-    `size` and the middle square is kept; of a pair, width and height, the middle with their ratio. Anything
+    `size` and the middle square is kept; of a pair, width and height, the middle with their ratio. With a `window`,
+    that part of the picture is kept instead, whatever its ratio, and scaled to `size`. Anything
     unreadable is a ValueError of one line, and a MemoryError, which says how large the picture is, where memory runs
     out: that is no fault of the picture's.
     """
-    return _decoded(data, size, from_pil)
+    assert window is None or size is not None
+    return _decoded(data, size, from_pil, window)
 
 
 def rgb(data: bytes, *, size: Size | None = None) -> Image.Image:
@@ -51,27 +54,29 @@ def rgb(data: bytes, *, size: Size | None = None) -> Image.Image:
     return _decoded(data, size, lambda picture: picture)
 
 
-def _decoded(data: bytes, size: Size | None, made: Callable[[Image.Image], T]) -> T:
+def _decoded(data: bytes, size: Size | None, made: Callable[[Image.Image], T], window: Window | None = None) -> T:
     if size is not None and (size if isinstance(size, int) else min(size)) < 1:
         raise ValueError(f"size is {size}; it must be at least 1 pixel")
     picture = _open(io.BytesIO(data))
     width, height = picture.size
     try:
-        return made(_pixels(picture, size))
+        return made(_pixels(picture, size, window))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
     raise MemoryError(f"there is not enough memory for a picture of {width} x {height}")
 
 
-def _pixels(picture: Image.Image, size: Size | None) -> Image.Image:
+def _pixels(picture: Image.Image, size: Size | None, window: Window | None) -> Image.Image:
     """All of it read, upright, on white, and cut if a size is said; ValueError if it is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd palettes and profiles; the pixels are what counts
             picture.load()
             picture = on_white(_upright(picture))
-            return picture if size is None else _cut(picture, _pair(size))
+            if size is None:
+                return picture
+            return _cut(picture, _pair(size)) if window is None else _cut_out(picture, _pair(size), window)
     except _BROKEN as error:
         raise ValueError(f"the picture is damaged ({_line(error)}); save it again or leave it out") from None
 
@@ -156,13 +161,7 @@ class Header(NamedTuple):
 def header(file: BinaryIO) -> Header:
     """What a file says of its picture, pixels not decoded; ValueError as in `decode`."""
     picture = _open(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # not picture.getexif(): that of PNG decodes the pixels to look behind them
-            orientation = Image.Image.getexif(picture).get(_ORIENTATION, 1)
-    except _BROKEN:
-        orientation = 1
+    orientation = _orientation(picture)
     on_its_side = orientation in range(_ON_ITS_SIDE, 9)
     rows = f"{getattr(picture, 'tile', '')}" if picture.format == "PNG" else ""
     return Header(
@@ -172,6 +171,22 @@ def header(file: BinaryIO) -> Header:
         deep=picture.mode.startswith("I") or ";16" in rows,
         cmyk=picture.mode == "CMYK",
     )
+
+
+def orientation(file: BinaryIO) -> int:
+    """How EXIF says that a picture is turned, from 2 to 8, or 1; from 5 on width and height change places."""
+    found = _orientation(_open(file))
+    return found if found in range(2, 9) else 1
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # not picture.getexif(): that of PNG decodes the pixels to look behind them
+            return Image.Image.getexif(picture).get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
 
 
 def from_pil(picture: Image.Image) -> Tensor:
@@ -299,6 +314,16 @@ def _cut(
     wide, high = (width, width * h / w) if width * h <= height * w else (height * w / h, height)
     left, top = (width - wide) / 2, (height - high) / 2
     return picture.resize(size, resampling, box=(left, top, left + wide, top + high))
+
+
+def _cut_out(picture: Image.Image, size: tuple[int, int], window: Window) -> Image.Image:
+    """What is seen through a window, scaled; the picture as it is if that is all of it."""
+    left, right = (x * picture.width for x in (window.x0, window.x1))
+    top, bottom = (y * picture.height for y in (window.y0, window.y1))
+    box = (max(left, 0.0), max(top, 0.0), min(right, picture.width), min(bottom, picture.height))
+    if picture.size == size and box == (0, 0, *size):
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS, box=box)
 
 
 def _line(error: BaseException) -> str:
