@@ -12,10 +12,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from sfumato.boxes import Layout
 from sfumato.cond import Cond
+from sfumato.conditioning.bert import Bert
+from sfumato.conditioning.boxes import Boxes
+from sfumato.conditioning.clip import Clip
 from sfumato.conditioning.conditioner import Heard
 from sfumato.conditioning.label import Labels, TableRow, checked
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.conditioning.segmentation import Segmentation
+from sfumato.conditioning.text import Text
 from sfumato.diffusion import drive
 from sfumato.diffusion.denoiser import Denoiser, Guide
 from sfumato.diffusion.grid import SPACINGS, Grid
@@ -36,6 +42,9 @@ from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.nets.seamless import seamless
 from sfumato.registry import unknown
 from sfumato.request import LARGEST, Request, requested
+
+Spoken = Text | Clip | Bert | Labels | TableRow | Segmentation
+"""Conditioners that are not asked with boxes."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Result:
     dropped: int  # of it that were over the model's length
     unknown: tuple[str, ...]  # words of the prompts that the model was never shown
     seconds: float
+    boxes_dropped: int = 0  # of the request with the most, over what the model reads: the smallest
 
     def pil(self) -> list[Image]:
         """The pictures for Pillow."""
@@ -114,8 +124,9 @@ def sample(
 ) -> Iterator[Preview | Result]:
     """Generate, yielding a Preview after each evaluation and the Result last. Closing it stops the run.
 
-    Several requests make one batch if they differ in prompt, negative, label, seeds, variation and n alone. Picture k
-    of a request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch mates.
+    Several requests make one batch if they differ in prompt, negative, boxes, label, seeds, variation and n alone.
+    Picture k of a request has its `seed + k` (a variation: its `variation_seed + k`) and does not depend on its batch
+    mates.
     `init` (3, H, W) in [-1, 1] is a picture to begin from; its size is the size of the result. Where `mask` (H, W) is 1
     it is painted anew, where it is 0 its pixels stay as they are. A model of super-resolution paints all of `init`,
     some times as large. `map` (H, W) uint8 has a class for each pixel, for models that are asked with one. A
@@ -152,7 +163,7 @@ def sample(
         spread = (first.alpha.square() + first.sigma.square()).sqrt()  # of noisy latents, whose own variance is 1
         begun = _Begun(spread * fresh, grid, guide)
     else:
-        begun = yield from _begin(run, canvas, common, grid, fresh, guide)
+        begun = yield from _begin(run, canvas, requests, grid, fresh, guide)
     run.expect((entry, begun.grid))
     latents = (yield from run.walk(begun.x, begun.grid, begun.guide)) / begun.scale
     images = spared(run.first_stage, lambda stage: stage.decode(latents))
@@ -163,7 +174,7 @@ def sample(
     images = images.clamp(-1, 1)
     images = images if canvas is None else canvas.pasted(images, common.feather)
     seconds = time.perf_counter() - began
-    yield Result(images, latents, requests, loaded.weights, run.done, *told.heard, seconds)
+    yield Result(images, latents, requests, loaded.weights, run.done, *told.heard, seconds, told.boxes_dropped)
 
 
 def generate(
@@ -225,9 +236,10 @@ class _Begun(NamedTuple):
 
 
 def _begin(
-    run: _Run, canvas: Canvas, request: Request, grid: Grid, fresh: Tensor, guide: Guide
+    run: _Run, canvas: Canvas, requests: Sequence[Request], grid: Grid, fresh: Tensor, guide: Guide
 ) -> Generator[Preview, None, _Begun]:
     """At a given picture with part of the noise, or with the noise that paints it."""
+    request = requests[0]
     assert request.strength is not None
     whole, grid, first_stage = len(grid), grid.part(request.strength), run.first_stage
     if 0 < len(grid) < run.entry.least:
@@ -235,9 +247,9 @@ def _begin(
         raise ValueError(f"sampler '{run.entry.name}' needs at least {run.entry.least} steps, and {left}")
     z = spared(first_stage, lambda stage: stage.encode(canvas.picture[None])).expand_as(fresh)
     hole = canvas.latent_hole(first_stage.factor)
-    guide = guide if hole is None or run.model.config.maps else inpainted(guide, z, 1 - hole)
+    guide = guide if hole is None or run.model.config.maps not in (None, "boxes") else inpainted(guide, z, 1 - hole)
     if request.inversion:
-        source = conditional(_said(run, [request.source] * len(fresh), canvas))
+        source = conditional(_said(run, requests, canvas))
         up = grid.upward()
         down, scale = up.reversed(), float(up.levels[0].alpha)
         if grid.levels[0].blind:  # where samplers begin with a plain move; x is all noise there and just below
@@ -255,32 +267,84 @@ class _Told(NamedTuple):
     cond: Cond
     null: Cond
     heard: Heard
+    boxes_dropped: int = 0
 
 
 def _told(run: "_Run", requests: Sequence[Request], canvas: Canvas | None) -> _Told:
     """The conditions of some requests; ValueError if the model is not asked in this way."""
     model = run.model
-    labels, prompts, negatives = ([getattr(r, name) for r in requests] for name in ("label", "prompt", "negative"))
-    scale, n, kind = requests[0].guidance, len(requests), model.conditioner
-    worded = any((*prompts, *negatives))
-    if isinstance(kind, Labels | TableRow):
-        if worded or any(label is None for label in labels):
-            raise ValueError(f"this model is asked with a label alone, from {kind.known}")
-        cond, heard = kind(kind.collate([{"label": label} for label in labels])), Heard(0)
-        null = cond if scale == 1 else kind.null(n)
-    elif isinstance(kind, Segmentation):
-        cond, null, heard = *_mapped(kind, run, n, alone=not worded), Heard(0)
-    elif run.classifier is None and any(label is not None for label in labels):
-        raise ValueError("this model is asked with a prompt, not with a label" if kind else "this model takes no label")
-    elif kind is None:
-        if worded or scale != 1:
-            raise ValueError("this model is not asked with anything; leave the prompt out, and guidance at 1")
-        cond, null, heard = Cond(), Cond(), Heard(0)
-    else:
-        cond, null, heard = kind.of(prompts), kind.of(negatives), kind.heard(prompts)
-    _check_heard(model.config, cond)
+    kind, n = model.conditioner, len(requests)
+    placed, labelled = isinstance(kind, Boxes | LayoutTokens), isinstance(kind, Labels | TableRow)
+    if not placed and any(r.boxes is not None for r in requests):
+        raise ValueError("this model was not trained with boxes; leave them out, or ask one that was")
+    if not labelled and run.classifier is None and any(r.label is not None for r in requests):
+        what = "boxes" if placed else "a prompt"
+        raise ValueError(f"this model is asked with {what}, not with a label" if kind else "this model takes no label")
+    told = _laid(kind, run, requests) if isinstance(kind, Boxes | LayoutTokens) else _spoken(kind, run, requests)
+    _check_heard(model.config, told.cond)
     shown = _shown(run, canvas, n)
-    return _Told(cond | shown, null | shown, heard)
+    return told._replace(cond=told.cond | shown, null=told.null | shown)
+
+
+def _spoken(kind: Spoken | None, run: "_Run", requests: Sequence[Request]) -> _Told:
+    """What prompts, a label or a map say."""
+    prompts, negatives, n = [r.prompt for r in requests], [r.negative for r in requests], len(requests)
+    worded, scale = any((*prompts, *negatives)), requests[0].guidance
+    match kind:
+        case Labels() | TableRow():
+            labels = [r.label for r in requests]
+            if worded or any(label is None for label in labels):
+                raise ValueError(f"this model is asked with a label alone, from {kind.known}")
+            cond = kind(kind.collate([{"label": label} for label in labels]))
+            return _Told(cond, cond if scale == 1 else kind.null(n), Heard(0))
+        case Segmentation():
+            return _Told(*_mapped(kind, run, n, alone=not worded), Heard(0))
+        case None:
+            if worded or scale != 1:
+                raise ValueError("this model is not asked with anything; leave the prompt out, and guidance at 1")
+            return _Told(Cond(), Cond(), Heard(0))
+        case _:
+            return _Told(kind.of(prompts), kind.of(negatives), kind.heard(prompts))
+
+
+def _laid(kind: Boxes | LayoutTokens, run: "_Run", requests: Sequence[Request]) -> _Told:
+    """What boxes and prompts say, and what the negative prompts do; ValueError for what the model does not read."""
+    prompts, negatives = [r.prompt for r in requests], [r.negative for r in requests]
+    if not kind.captions and any((*prompts, *negatives)):
+        raise ValueError("this model is asked with boxes alone; leave the prompts out")
+    layouts = [r.boxes or () for r in requests]
+    _check_boxes(kind, layouts)
+    cells = _cells(run, requests)
+    cond = kind.laid(prompts, layouts, cells)
+    null = kind.laid(negatives, [()] * len(requests), cells)
+    dropped = max(0, max(map(len, layouts)) - kind.most)
+    return _Told(cond, null, kind.heard(prompts), dropped)
+
+
+def check_box(kind: Boxes | LayoutTokens, label: str, modifiers: int) -> None:
+    """ValueError of one line if the model does not know a box's label or its modifiers."""
+    kind.check(label)
+    if isinstance(kind, LayoutTokens) and modifiers & ~kind.modifiers:
+        raise ValueError(f"the box of '{label}' has modifiers that this model has no numbers for; leave them out")
+
+
+def _check_boxes(kind: Boxes | LayoutTokens, layouts: Sequence[Layout]) -> None:
+    """The same, naming the first such box."""
+    first: dict[tuple[str, int], int] = {}
+    for number, box in ((i, box) for layout in layouts for i, box in enumerate(layout)):
+        first.setdefault((box.label, box.modifiers), number)
+    for (label, modifiers), number in first.items():
+        try:
+            check_box(kind, label, modifiers)
+        except ValueError as error:
+            raise ValueError(f"boxes[{number}]: {error}") from None
+
+
+def _cells(run: "_Run", requests: Sequence[Request]) -> tuple[int, int]:
+    """Rows and columns of the latents of some requests."""
+    assert requests[0].size is not None
+    _, rows, columns = run.model.latent_shape(*requests[0].size)
+    return rows, columns
 
 
 def _mapped(kind: Segmentation, run: "_Run", n: int, *, alone: bool) -> tuple[Cond, Cond]:
@@ -318,18 +382,24 @@ def _pulled(guide: Guide, run: "_Run", requests: Sequence[Request]) -> Guide:
     return classifier_guided(guide, log_prob, scale=scale)
 
 
-def _said(run: "_Run", prompts: Sequence[str], canvas: Canvas) -> Cond:
-    kind = run.model.conditioner
+def _said(run: "_Run", requests: Sequence[Request], canvas: Canvas) -> Cond:
+    """What the given picture shows: the words of `source`, and what is asked for in boxes is there already."""
+    kind, sources = run.model.conditioner, [r.source for r in requests]
     if kind is None or isinstance(kind, Labels | TableRow | Segmentation):
         raise ValueError("this model is not asked with prompts, so there is nothing to say of the picture")
-    return kind.of(prompts) | _shown(run, canvas, len(prompts))
+    if not isinstance(kind, Boxes | LayoutTokens):
+        return kind.of(sources) | _shown(run, canvas, len(requests))
+    if not kind.captions and any(sources):
+        raise ValueError("this model is asked with boxes alone; leave source out")
+    layouts = [r.boxes or () for r in requests]
+    return kind.laid(sources, layouts, _cells(run, requests)) | _shown(run, canvas, len(requests))
 
 
 def _shown(run: "_Run", canvas: Canvas | None, n: int) -> Cond:
     """What is shown beside the latent, n times; ValueError if it is not given, or cannot be made here yet."""
     kind = run.model.config.maps
-    if kind is None or isinstance(run.model.conditioner, Segmentation):
-        return Cond()
+    if kind in (None, "boxes") or isinstance(run.model.conditioner, Segmentation):
+        return Cond()  # what is shown is what the conditioner says
     if kind in ("depth", "segmentation", "other"):
         raise ValueError(f"this model is shown a map of kind '{kind}', which cannot be made here yet")
     if canvas is None:
@@ -388,10 +458,18 @@ def _each(
         counted = "variation_seed" if whole.variation_strength > 0 else "seed"
         for k in range(whole.n):
             each.append(whole.model_copy(update={"n": 1, counted: (getattr(whole, counted) + k) % 2**64}))
-    own = {"prompt": "", "negative": "", "label": None, "seed": 0, "variation_seed": 0, "variation_strength": 0.0}
+    own = {
+        "prompt": "",
+        "negative": "",
+        "boxes": None,
+        "label": None,
+        "seed": 0,
+        "variation_seed": 0,
+        "variation_strength": 0.0,
+    }
     if len({r.model_copy(update=own) for r in each}) != 1:
         raise ValueError(
-            "requests in one batch differ in more than prompt, negative, label, seeds, variation and n; "
+            "requests in one batch differ in more than prompt, negative, boxes, label, seeds, variation and n; "
             "ask for each alone"
         )
     return tuple(each)

@@ -4,8 +4,9 @@ import re
 import secrets
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
+from sfumato.boxes import Box, boxed, described, modified
 from sfumato.diffusion.grid import SPACINGS
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.io.model_folder import Defaults, Guidance, SamplerName, SpacingName, Steps
@@ -31,6 +32,19 @@ def _border(extend: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
 
 Size = Annotated[tuple[int, int], AfterValidator(_in_range)]
 Border = Annotated[tuple[int, int, int, int], AfterValidator(_border)]
+
+
+def _box(given: Any) -> Any:
+    """{"label": "cat", "box": [left, top, right, bottom]} as a Box; ValueError if there is no such box."""
+    if isinstance(given, Box):
+        return boxed(given.label, given[1:5], given.modifiers)
+    if not isinstance(given, dict) or given.keys() - {"modifiers"} != {"label", "box"}:
+        raise ValueError('a box looks like {"label": "cat", "box": [0.1, 0.2, 0.6, 0.9]}')
+    return boxed(given["label"], given["box"], modified(given.get("modifiers", ())))
+
+
+MOST_BOXES = 1000  # of one request
+AskedBox = Annotated[Box, BeforeValidator(_box), PlainSerializer(described)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -48,6 +62,7 @@ class Request(Closed):
 
     prompt: str = Field(default="", max_length=8000)
     negative: str = Field(default="", max_length=8000)
+    boxes: Annotated[tuple[AskedBox, ...], Field(max_length=MOST_BOXES)] | None = None  # what is to be where
     label: Label | Annotated[str, Field(min_length=1, max_length=200)] | None = None  # a class by number or by name
     sampler: SamplerName | None = None
     spacing: SpacingName | None = None

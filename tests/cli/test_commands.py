@@ -25,7 +25,7 @@ from sfumato.recipes import RECIPES
 from sfumato.recipes.events import Ready
 from sfumato.recipes.settings import DiffusionTraining
 
-HEARD = ("file", "tokens", "tokens_dropped", "words_unknown")
+HEARD = ("file", "tokens", "tokens_dropped", "words_unknown", "boxes_dropped")
 
 
 def made(home: Path, folder: str = "pictures") -> list[str]:

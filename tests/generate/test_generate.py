@@ -122,7 +122,7 @@ def test_different_requests_share_a_batch(exact: Loaded) -> None:
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"size": (16, 24)}, {"guidance": 1.0}, {"sampler": "ddim"}])
 def test_requests_that_cannot_share_a_batch(loaded: Loaded, change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="differ in more than prompt, negative, label, seeds, variation and n"):
+    with pytest.raises(ValueError, match="differ in more than prompt, negative, boxes, label, seeds, variation and n"):
         generate(loaded, [RED, RED.model_copy(update=change)])
 
 

@@ -9,15 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from files import KINDS, original, single
+from files import KINDS, filled, original, single
+from sfumato.cli import inspect
+from sfumato.conditioning.known_labels import known_labels
 from sfumato.generate import Model, generate
 from sfumato.io import opening, tensors
+from sfumato.io.single_file import write
 from sfumato.io.stored import open_stored
 from sfumato.latents.canvas import Canvas
 from sfumato.latents.kl import KLFirstStage
 from sfumato.latents.maps import maps
 from sfumato.latents.vq import VQFirstStage
+from sfumato.models.config import LayoutConfig
+from sfumato.models.latent_diffusion import hollow
 from sfumato.nets.autoencoder import AutoencoderSize
+from sfumato.nets.transformer import TransformerSize
 from sfumato.request import Request
 from tiny import awake
 
@@ -243,3 +249,83 @@ def test_a_small_picture_is_shown_as_it_is(opened: dict[str, opening.Loaded], mo
             painted(loaded, init=small, **wrong)
     with pytest.raises(ValueError, match="the picture would be 2050x2; each side has 1 to 2048 pixels"):
         painted(loaded, init=torch.zeros(3, 1, 1025))
+
+
+# Boxes ----------------------------------------------------------------------------------------------------
+
+CAT = {"label": "cat", "box": [0.1, 0.2, 0.6, 0.9]}
+TREE = {"label": "tree", "box": [0.5, 0.0, 1.0, 1.0]}
+
+
+def test_boxes_are_heard_and_a_seed_is_a_picture(opened: dict[str, opening.Loaded]) -> None:
+    loaded = opened["layout"]
+    asked = ([], [CAT], [CAT, TREE], [CAT | {"label": "dog"}], [CAT | {"box": [0.3, 0.2, 0.6, 0.9]}])
+    pictures = [painted(loaded, boxes=boxes, seed=1) for boxes in asked]
+    assert torch.pdist(torch.stack(pictures).flatten(1)).min() > 0.05
+    assert torch.equal(pictures[2], painted(loaded, boxes=[CAT, TREE], seed=1))
+    assert torch.equal(pictures[0], painted(loaded, seed=1))  # nothing is said: no object
+    assert torch.equal(pictures[0], painted(loaded, boxes=[CAT], seed=1, guidance=0.0))
+    assert (painted(loaded, boxes=[CAT], seed=1, guidance=3.0) - pictures[1]).abs().max() > 0.01
+
+
+def test_a_batch_of_layouts_is_its_singles(opened: dict[str, opening.Loaded]) -> None:
+    loaded, asked = opened["layout"], {"steps": 2, "size": SIDE, "guidance": 1.0}
+    layouts = [(CAT,), (TREE, CAT, CAT), ()]
+    both = generate(loaded, [Request(boxes=boxes, seed=k, **asked) for k, boxes in enumerate(layouts)])
+    for k, boxes in enumerate(layouts):
+        alone = generate(loaded, Request(boxes=boxes, seed=k, **asked)).images[0]
+        torch.testing.assert_close(both.images[k], alone, rtol=0, atol=1e-4)
+
+
+def test_of_more_boxes_than_are_read_it_is_said(opened: dict[str, opening.Loaded]) -> None:
+    asked = {"steps": 2, "size": SIDE, "guidance": 1.0}
+    small = {"label": "dog", "box": [0.0, 0.0, 0.1, 0.1]}
+    result = Model(opened["layout"]).generate(boxes=[CAT, small, TREE, CAT, CAT], **asked)
+    assert result.boxes_dropped == 1
+    assert torch.equal(result.images, painted(opened["layout"], boxes=[CAT, TREE, CAT, CAT]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "said"),
+    [
+        (
+            "layout",
+            {"boxes": [CAT, CAT | {"label": "cta"}]},
+            r"^boxes\[1\]: unknown label 'cta'; did you mean 'cat'\? [^\n]*$",
+        ),
+        (
+            "layout",
+            {"boxes": [CAT], "prompt": "a cat"},
+            "^this model is asked with boxes alone; leave the prompts out$",
+        ),
+        ("layout", {"label": 1}, "^this model is asked with boxes, not with a label$"),
+        ("sd1", {"boxes": [CAT]}, "^this model was not trained with boxes; leave them out, or ask one that was$"),
+    ],
+)
+def test_a_layout_asked_the_wrong_way_says_the_right_one(
+    kind: str, asked: dict[str, object], said: str, opened: dict[str, opening.Loaded]
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        painted(opened[kind], **asked)
+
+
+def test_the_published_layout_model_is_asked_with_its_labels(tmp_path: Path) -> None:
+    """A small one of its vocabulary and length, as its authors' program writes it: the file says no labels."""
+    config, origin = KINDS["layout"]
+    encoder = TransformerSize(dim=32, depth=1, length=92, logits=True)
+    config = config.model_copy(update={"conditioner": LayoutConfig(encoder=encoder)})
+    path = tmp_path / "model.safetensors"
+    tensors.write(path, write(filled(config), hollow(config), origin))
+    loaded = opening.load(path, precision="float32")
+    kind = loaded.file.config.conditioner
+    assert isinstance(kind, LayoutConfig)
+    assert kind == LayoutConfig(encoder=encoder, names=known_labels("open-images"))
+    assert (loaded.file.defaults.guidance, loaded.file.config.maps) == (1.0, None)
+    dog, cat = (painted(loaded, boxes=[CAT | {"label": label}], seed=2) for label in ("Dog", "Cat"))
+    assert (dog - cat).abs().max() > 0.01
+    with pytest.raises(ValueError, match="unknown label 'Woman'"):  # of its data's names, but united with Person
+        painted(loaded, boxes=[CAT | {"label": "Woman"}])
+    report = inspect.reported(opening.opened(path))
+    assert report["asked with"].startswith("boxes, as LDM's sequence of numbers")
+    assert any("340 of Open Images" in line for line in report["how that is known"])
+    assert report["parameters"]["conditioner"] == f"{sum(p.numel() for p in loaded.model.text.parameters()):,}"

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,14 +16,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from sfumato.cli.additions import Embeddings, Loras, added, pulled
+from sfumato.cli.boxes import Laid, drawn, laid, takes_boxes
 from sfumato.cli.parse import File, Folder, Int, Name, Number, parse
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Given, Preview, Result, sample
 from sfumato.io import atomic, classifier_folder, infotext, opening, pictures
-from sfumato.io.model_folder import DEFAULT
+from sfumato.io.model_folder import DEFAULT, Loaded
 from sfumato.models.config import Conditioning, ModelConfig
 from sfumato.request import Request, random_seed, requested
 
+WORDLESS = (None, "labels", "table", "segmentation")  # kinds of models that are not asked with words
 FEW, BEST_FOR_FEW = 10, ("trailing", "linspace")
 
 
@@ -58,6 +60,13 @@ class Generate:
     rounding; what does not fit goes to a file meanwhile. (--tiling makes a picture that can be laid as a tile.)"""
     negative: str = ""
     """What they should not show."""
+    boxes: File = None
+    """What is to be where, for models that are asked with boxes, with a prompt or without. JSON, as
+    [{"label": "dog", "box": [0.1, 0.2, 0.6, 0.9]}]: left, top, right, bottom in parts of the picture, or with
+    "unit": "px" in pixels; also one picture's part of a COCO file, or a .bbox sidecar. Labels are those that
+    sfumato inspect MODEL says."""
+    draw_boxes: bool = False
+    """Write NAME-boxes.png beside each picture: the same, larger, with its boxes and their labels over it."""
     label: Name = None
     """The class, by its name or its number, for models that are asked with one."""
     classifier: Folder = None
@@ -117,9 +126,13 @@ def run(arguments: Sequence[str]) -> int:
     asked = parse(Generate, arguments, verb="generate")
     atomic.check_writable(asked.out)
     seed = random_seed() if asked.seed == -1 else asked.seed
-    prompts = _prompts(asked, opening.describe(asked.model).config.conditioner)
-    requests = [_request(asked, prompt, seed) for prompt in prompts]
+    config = opening.describe(asked.model).config
+    layout = None if asked.boxes is None else laid(asked.boxes, _painted(asked, config), config.conditioner)
+    prompts = _prompts(asked, config.conditioner, layout)
+    requests = [_request(asked, prompt, seed, layout) for prompt in prompts]
     loaded = opening.load(asked.model, weights=asked.weights, precision=asked.precision)
+    if layout is not None:
+        layout.check(loaded)
     given = _given(asked, loaded.file.config)
     additions = {**added(loaded, asked.lora, asked.embedding, asked.vae), **pulled(asked.classifier)}
     identity: dict[str, Any] = {}
@@ -128,35 +141,50 @@ def run(arguments: Sequence[str]) -> int:
     for request in requests:
         result = _watched(sample(loaded, request, **given._asdict(), tiled=asked.tiled), request.prompt, console)
         identity = identity or {**opening.identity(loaded), **additions}  # hashes the file, which takes seconds
-        for remark in _remarks(result, loaded.file.config):
+        dropped = result.boxes_dropped + (layout.left_out if layout else 0)
+        for remark in _remarks(result, loaded.file.config, dropped):
             console.print(remark, markup=False)
+        told = {**_told(asked, given), **_told_boxes(layout, dropped)}
+        heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
         for image, one in zip(result.images, result.requests, strict=True):
-            parameters = {
-                "format": 1,
-                "model": identity,
-                "request": one.model_dump(mode="json", exclude_none=True),
-            }
-            for name in ("init", "mask", "map"):
-                if (path := getattr(asked, name)) is not None:
-                    parameters[name] = {"file": path.name, "sha256": pictures.digest(getattr(given, name))}
+            described = one.model_dump(mode="json", exclude_none=True)
+            parameters = {"format": 1, "model": identity, "request": described, **told}
             path = _saved(image, asked.out, one, parameters, loaded.file.name)
-            heard = {"tokens": result.tokens, "tokens_dropped": result.dropped, "words_unknown": result.unknown}
-            written.append({"file": str(path), **heard, **parameters})
+            over = _drawn(image, path, one, loaded) if asked.draw_boxes else {}
+            written.append({"file": str(path), **over, **heard, "boxes_dropped": dropped, **parameters})
             if not asked.json:
                 varied = f", variation {one.variation_seed}" if one.variation_strength else ""
-                print(f"{path}  (seed {one.seed}{varied})")
+                print("\n".join([f"{path}  (seed {one.seed}{varied})", *over.values()]))
     if asked.json:
         print(json.dumps({"pictures": written, "weights": loaded.weights}, ensure_ascii=False))
     return 0
 
 
-def _remarks(result: Result, config: ModelConfig) -> Iterator[str]:
+def _told(asked: Generate, given: Given) -> dict[str, Any]:
+    """Which pictures were given, by name and content."""
+    paths = {name: getattr(asked, name) for name in ("init", "mask", "map")}
+    return {
+        name: {"file": path.name, "sha256": pictures.digest(getattr(given, name))}
+        for name, path in paths.items()
+        if path is not None
+    }
+
+
+def _told_boxes(layout: Laid | None, dropped: int) -> dict[str, Any]:
+    """Where the boxes of the request are from, and how many were dropped."""
+    return {} if layout is None else {"boxes": {"file": layout.path.name, "dropped": dropped}}
+
+
+def _remarks(result: Result, config: ModelConfig, dropped: int) -> Iterator[str]:
     """What a person should know of how the request was taken."""
     if result.dropped:
         yield f"the last {result.dropped} tokens of the prompt were not read; the model reads {result.tokens}"
     if result.unknown:
         yield f"words that the model was never shown: {', '.join(result.unknown)[:200]}"
     asked = result.requests[0]
+    if dropped:
+        read = len(asked.boxes or ()) - result.boxes_dropped
+        yield f"{dropped:,} of {read + dropped:,} boxes were dropped, the smallest; the model reads {read:,}"
     if (asked.steps or 0) < FEW and asked.spacing not in BEST_FOR_FEW:
         yield f"with less than {FEW} steps, {' and '.join(BEST_FOR_FEW)} paint best; the spacing is {asked.spacing}"
     if SAMPLERS[result.requests[0].sampler or ""].consistent:
@@ -166,7 +194,8 @@ def _remarks(result: Result, config: ModelConfig) -> Iterator[str]:
         yield f"the model was trained at {resolution}x{resolution}; at {width}x{height} it paints worse"
 
 
-def _prompts(asked: Generate, conditioner: Conditioning | None) -> list[str]:
+def _prompts(asked: Generate, conditioner: Conditioning | None, layout: Laid | None) -> list[str]:
+    """What is said, or what the layout file says where nothing else is."""
     prompts = list(asked.prompts)
     if asked.from_file is not None:
         try:
@@ -176,14 +205,19 @@ def _prompts(asked: Generate, conditioner: Conditioning | None) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{asked.from_file} cannot be read as text ({error})") from None
         prompts += [row.strip() for row in text.splitlines() if row.strip()]
-    if not prompts and (conditioner is None or conditioner.kind in ("labels", "table", "segmentation")):
-        return [""]  # such models are not asked with words
+    if not prompts and layout is not None and layout.said.prompt:
+        if not getattr(conditioner, "captions", False):
+            what = "it has a 'prompt', and this model is asked with boxes alone"
+            raise ValueError(f'{layout.path}: {what}; leave it out, or say "" as the prompt')
+        return [layout.said.prompt]
+    if not prompts and (takes_boxes(conditioner) or getattr(conditioner, "kind", None) in WORDLESS):
+        return [""]  # such models need no words
     if not prompts:
         raise ValueError('there is no prompt; say what to paint, for instance: sfumato generate "a red apple, 3d"')
     return prompts
 
 
-def _request(asked: Generate, prompt: str, seed: int) -> Request:
+def _request(asked: Generate, prompt: str, seed: int, layout: Laid | None) -> Request:
     if asked.init is None:
         for flag, given, what in (
             ("strength", asked.strength is not None, "says how much of --init may change"),
@@ -197,13 +231,15 @@ def _request(asked: Generate, prompt: str, seed: int) -> Request:
         ("feather", asked.feather is not None, "--mask or --extend", asked.mask or asked.extend),
         ("source", bool(asked.source), "--inversion", asked.inversion),
         ("classifier-scale", asked.classifier_scale is not None, "--classifier", asked.classifier),
+        ("draw-boxes", asked.draw_boxes, "--boxes", asked.boxes),
         ("variation-seed", asked.variation_seed is not None, "--variation-strength", asked.variation_strength),
     ):
         if given and not there:
             raise ValueError(f"--{flag} says nothing without {needs}; give both or neither")
-    shared = set(Request.model_fields) - {"prompt", "seed", "size", "extend"}
+    shared = set(Request.model_fields) - {"prompt", "seed", "size", "extend", "boxes"}
     given = {name: getattr(asked, name) for name in shared if getattr(asked, name) is not None}
-    return requested(prompt=prompt, seed=seed, size=_size(asked.size), extend=_extend(asked.extend), **given)
+    own = {"size": _size(asked.size), "extend": _extend(asked.extend), "boxes": layout.boxes if layout else None}
+    return requested(prompt=prompt, seed=seed, **own, **given)
 
 
 def _extend(text: str | None) -> tuple[int, ...] | None:
@@ -221,6 +257,13 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise ValueError(f"size '{text}' is not understood; write width x height, as 64x64")
     return int(match[1]), int(match[2])
+
+
+def _painted(asked: Generate, config: ModelConfig) -> tuple[int, int]:
+    """Width and height of the picture that is asked for."""
+    width, height = _size(asked.size) or (config.resolution, config.resolution)
+    left, top, right, bottom = _extend(asked.extend) or (0, 0, 0, 0)
+    return width + left + right, height + top + bottom
 
 
 def _given(asked: Generate, config: ModelConfig) -> Given:
@@ -264,11 +307,26 @@ def _watched(run: Iterator[Preview | Result], prompt: str, console: Console) -> 
 def _saved(image: Tensor, out: Path, request: Request, parameters: dict[str, Any], model: str) -> Path:
     """The file that the picture is in, by a name that was free."""
     words = re.sub(r"[\W_]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
+    line = infotext.write(request, model)
+    return _free(
+        out / f"{words}-{request.seed}", lambda path: pictures.save_png(image, path, parameters, line, new=True)
+    )
+
+
+def _drawn(image: Tensor, path: Path, request: Request, loaded: Loaded) -> dict[str, str]:
+    """The file of the picture with its boxes over it."""
+    over = drawn(image, request.boxes or (), loaded)
+    name = path.with_name(f"{path.stem}-boxes")
+    return {"drawn": str(_free(name, lambda free: pictures.save_png(over, free, {}, new=True)))}
+
+
+def _free(name: Path, write: Callable[[Path], None]) -> Path:
+    """The PNG that was written, by the name or, if that is taken, with a number behind it."""
     for k in itertools.count(1):
-        path = out / f"{words}-{request.seed}{f'_{k}' if k > 1 else ''}.png"
+        path = name.with_name(f"{name.name}{f'_{k}' if k > 1 else ''}.png")
         if path.exists():
             continue
         with contextlib.suppress(FileExistsError):  # another process was faster
-            pictures.save_png(image, path, parameters, infotext.write(request, model), new=True)
+            write(path)
             return path
     raise AssertionError("names do not end")

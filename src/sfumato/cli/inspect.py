@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from sfumato.cli.parse import parse
+from sfumato.conditioning.boxes import Boxes
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.io import first_stage_folder, first_stages, opening
 from sfumato.io.embedding import read_embedding
 from sfumato.io.first_stage_folder import FirstStageFile
@@ -17,19 +19,24 @@ from sfumato.io.lora import read_lora
 from sfumato.io.opening import Opened
 from sfumato.io.recognise import UNET, holds_unet, part
 from sfumato.io.stored import open_stored
-from sfumato.models.latent_diffusion import hollow, hollowed
+from sfumato.models.latent_diffusion import AnyConditioner, hollow, hollowed
 from sfumato.nets.tiny import TinySize
+from sfumato.registry import MANY, SHOWN
 
 ASKED = {
     "words": "captions",
     "clip": "prompts",
     "bert": "captions",
-    "layout": "sequences of numbers that stand for boxes",
+    "layout": "boxes, as LDM's sequence of numbers",
+    "boxes": "boxes with labels",
     "labels": "a label",
     "table": "a label",
     "segmentation": "a map of classes",
     None: "nothing",
 }
+
+
+KNOWN = ("labels", "words")  # of a model that is asked with boxes
 
 
 @dataclass
@@ -57,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for key, value in report.items():
         if key != "config" and value not in ("", [], {}):
-            first, *more = _plain(value).splitlines() or [""]
+            first, *more = (_brief(value) if key in KNOWN else _plain(value)).splitlines() or [""]
             print("\n".join([f"{key:18} {first}", *(f"{'':18} {line}" for line in more)]))
     return 0
 
@@ -126,6 +133,7 @@ def reported(found: Opened) -> dict[str, Any]:
         "first stage": _first_stage(config.first_stage),
         "latents times": float(f"{found.scale:.7g}") if config.first_stage and found.file.origin else "",
         "asked with": ASKED[config.conditioner.kind if config.conditioner else None],
+        **_asked_with_boxes(model.conditioner),
         "shown": config.maps or "",
         "predicts": predicts if found.sure else f"{predicts}, or v: nothing says it (see --ask)",
         "schedule": {k: v for k, v in config.schedule.model_dump().items() if v is not None},
@@ -135,6 +143,18 @@ def reported(found: Opened) -> dict[str, Any]:
         "says of itself": _metadata(found.path),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _asked_with_boxes(kind: AnyConditioner | None) -> dict[str, Any]:
+    """What a model that is asked with boxes takes and knows."""
+    if not isinstance(kind, Boxes | LayoutTokens):
+        return {}
+    said = {"boxes": f"up to {kind.most}", "captions": "beside the boxes or alone" if kind.captions else ""}
+    if kind.names:
+        return {**said, "labels": list(kind.names)}
+    if isinstance(kind, Boxes):
+        return {**said, "labels": "by their words", "words": list(kind.known_words)}
+    return {**said, "labels": f"classes by number, 0 to {kind.none - 1}"}
 
 
 def _first_stage(size: first_stages.Size | None) -> str:
@@ -159,6 +179,14 @@ def _metadata(path: Path) -> dict[str, Any]:
         return {}
     said = open_stored(path).metadata
     return {k: v if len(str(v)) <= 200 else f"{str(v)[:200]}..." for k, v in said.items() if k != "sfumato"}  # noqa: PLR2004
+
+
+def _brief(known: Any) -> str:
+    """How many labels or words there are, and some of them."""
+    if isinstance(known, str):
+        return known
+    more = f" and {len(known) - SHOWN:,} more (--json lists them)" if len(known) > MANY else ""
+    return f"{len(known):,}: {', '.join(known[:SHOWN] if more else known)}{more}"
 
 
 def _plain(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 from typing import Any, Protocol
 
+from sfumato.boxes import Box, described
 from sfumato.diffusion.samplers import SAMPLERS
 
 SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential", "align_your_steps": "Align Your Steps"}
@@ -14,6 +15,7 @@ class Parameters(Protocol):
 
     prompt: str
     negative: str
+    boxes: tuple[Box, ...] | None
     sampler: str | None
     spacing: str | None
     steps: int | None
@@ -28,7 +30,7 @@ class Parameters(Protocol):
 
 
 def write(request: Parameters, model: str) -> str:
-    """Prompt, negative prompt and "key: value" pairs, as the field writes them."""
+    """Prompt, negative prompt and "key: value" pairs, as the field writes them; boxes are JSON in quotes."""
     width, height = request.size or (0, 0)
     varied = request.variation_strength > 0
     pairs = {
@@ -44,6 +46,7 @@ def write(request: Parameters, model: str) -> str:
         "Variation seed": request.variation_seed if varied else None,
         "Variation seed strength": request.variation_strength if varied else None,
         "Tiling": request.tiling or None,
+        "Boxes": json.dumps([described(b) for b in request.boxes], ensure_ascii=False) if request.boxes else None,
         "Version": "sfumato",
     }
     lines = [request.prompt]
