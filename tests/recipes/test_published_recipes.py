@@ -11,6 +11,8 @@ from fill import inp
 from held import Held
 from models.test_published import COUNTS, count
 from sfumato.data.fingerprint import Fingerprint
+from sfumato.data.scenes import LABELS
+from sfumato.models.config import LayoutConfig
 from sfumato.models.latent_diffusion import hollow, hollowed
 from sfumato.nets.classifier import Classifier, ClassifierSize
 from sfumato.recipes import RECIPES, diffusion, published
@@ -24,6 +26,7 @@ CONDITIONERS = {  # systems.md 7.2: weights of what is trained beside the U-Net
     "ldm-cin": 512_512,
     "ldm-txt2img": 581_994_042,
     "ldm-text2img256": 186_154_682,
+    "ldm-layout2img": 58_858_496,
     "ldm-semantic": 546,
     "sd-v1": 123_060_480,
 }
@@ -34,6 +37,7 @@ TRAINED = {  # systems.md 14, 17, 19: steps, batch, rate, steps of warm-up, dist
     "ldm-lsun-churches": (500_000, 96, 5e-5, 10_000, "l1", 0.01),
     "ldm-cin": (178_000, 1200, 1e-4, 0, "l2", 0.01),
     "ldm-txt2img": (390_000, 680, 1e-4, 0, "l2", 0.01),
+    "ldm-layout2img": (4_400_000, 24, 4.8e-5, 0, "l1", 0.01),
     "ldm-sr": (860_000, 64, 6.4e-5, 0, "l2", 0.01),
     "ldm-inpainting": (360_000, 128, 1e-6, 1000, "l1", 0.01),
     "ldm-semantic": (360_000, 48, 4.8e-5, 0, "l1", 0.01),
@@ -69,7 +73,7 @@ def training(name: str) -> DiffusionTraining:
 def everything() -> Material:
     """Pictures of which all is said, but in words."""
     pictures = Held([inp("x", 3, 8, 8).clamp(-1, 1)])
-    pictures.fields = frozenset({"image", "caption", "label", "map"})
+    pictures.fields = frozenset({"image", "caption", "label", "map", "boxes"})
     return Material(pictures, pictures, None, lambda _: ({},), "all", Fingerprint.of(range(1)), ("one",))
 
 
@@ -120,6 +124,17 @@ def test_the_schedules_are_theirs(name: str) -> None:
     level = model.schedule.build().level(torch.tensor(float(t), dtype=torch.float64))
     assert level.alpha.square().item() == pytest.approx(wanted, rel=1e-6)
     assert model.prediction.value == "eps"
+
+
+def test_layouts_are_told_as_theirs_were() -> None:
+    kind = training("ldm-layout2img").model.conditioner
+    assert isinstance(kind, LayoutConfig)
+    assert (kind.vocabulary, kind.encoder.length, kind.window) == (8192, 92, True)
+    assert kind.names == LABELS  # of the scenes, where no folder is given
+    run = training("ldm-layout2img").diffusion
+    assert (run.flips, run.drop) == (True, 0)
+    sampled = training("ldm-layout2img").defaults
+    assert (sampled.sampler, sampled.steps, sampled.guidance) == ("ddim", 200, 1.0)
 
 
 def test_the_drop_out_is_theirs() -> None:

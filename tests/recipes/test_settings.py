@@ -66,7 +66,7 @@ def test_settings_survive_json(name: str, folder: bool, tmp_path: Path) -> None:
 def test_there_are_recipes_for_all() -> None:
     small = {f"{kind}-f{factor}" for kind in ("kl", "vq") for factor in (2, 4, 8, 16)}
     tasks = {"super-resolution", "inpainting", "semantic", "class-to-image", "unconditional", "classifier"}
-    tasks |= {"finetune", "lora", "textual-inversion", "dreambooth"}
+    tasks |= {"finetune", "lora", "textual-inversion", "dreambooth", "layout", "layout-perceiver", "layout-tokens"}
     assert set(NAMES) == {"emoji", "pixels", "tiny-decoder", *tasks, *small, *PUBLISHED, *MODELS, *READERS}
 
 

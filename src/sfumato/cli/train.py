@@ -44,7 +44,8 @@ class Train:
     """Train on your own pictures or on the bundled ones: from nothing, or a model that is there.
 
     emoji is a whole model: a first stage, then diffusion over its latents. super-resolution, inpainting, semantic,
-    class-to-image and unconditional are others of its kind (docs/recipes.md), pixels has no first stage, and classifier
+    class-to-image, unconditional and layout, which is asked with boxes (docs/layouts.md), are others of its kind
+    (docs/recipes.md), pixels has no first stage, and classifier
     pulls what a model paints to a class (--set model=runs/x). kl-f2, kl-f4, kl-f8, kl-f16 and vq-f2 to
     vq-f16 are first stages alone, small enough for two CPU cores; ldm-kl-f8 and the like are the published ones with
     the settings of their authors, for a GPU, and so are ldm-celebahq, sd-v1, ddpm-cifar10, adm-64 and others of their
@@ -56,7 +57,8 @@ class Train:
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Which recipe; an unknown one answers with all there are."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """A folder of pictures in place of the bundled ones; a whole model needs captions (x.txt or metadata.jsonl)."""
+    """A folder of pictures in place of the bundled ones; a whole model needs captions (x.txt or metadata.jsonl),
+    layout needs boxes (docs/data.md)."""
     out: Folder = None
     """The run's folder: checkpoints, metrics, previews, and at the end model/; runs/RECIPE if not said."""
     set: Annotated[

@@ -17,6 +17,7 @@ from sfumato.recipes import (
     finetune,
     first_stage,
     first_stages,
+    layout,
     lora,
     pixels,
     published,
@@ -71,12 +72,18 @@ for _name, _about, _settings, _material in (
     ("unconditional", "a picture of nothing said, 64 pixels", classes.unconditional, small.pictures),
 ):
     RECIPES.add(_name, Recipe(_about, _settings, _material, diffusion.run))
+for _name, _about, _settings in (
+    ("layout", "boxes to image, 96 pixels", layout.settings),
+    ("layout-perceiver", "boxes to image through a Perceiver", layout.perceiver),
+    ("layout-tokens", "boxes to image through LDM's tokens", layout.tokens),
+):
+    RECIPES.add(_name, Recipe(_about, _settings, layout.material, diffusion.run))
 RECIPES.add(
     "classifier",
     Recipe("what pulls a model's pictures to a class", classifier.settings, classifier.material, classifier.run),
 )
 for _name, _model in published.MODELS.items():
-    _settings = partial(lambda name, _data: published.MODELS[name].settings(name), _name)
+    _settings = partial(lambda name, data: published.MODELS[name].settings(name, data), _name)
     RECIPES.add(_name, Recipe(f"{_model.about}, as published", _settings, _model.material, diffusion.run))
 for _name, _side in published.READERS.items():
     _settings = partial(lambda name, _data: published.reader(name), _name)

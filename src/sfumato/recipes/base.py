@@ -13,7 +13,7 @@ from sfumato.data.sample import Sample
 from sfumato.diffusion.objective import Loss
 from sfumato.io import model_folder, opening
 from sfumato.io.model_folder import Loaded, ModelFile
-from sfumato.models.config import BertConfig, Closed, LabelsConfig, TableConfig, WordsConfig
+from sfumato.models.config import BoxesConfig, Closed, LabelsConfig, LayoutConfig, TableConfig, WordsConfig
 from sfumato.recipes.material import Material, Way
 from sfumato.recipes.settings import DiffusionRun
 
@@ -121,7 +121,7 @@ def _ways(file: ModelFile, whole: Listed, base: str) -> Callable[[Any], tuple[Wa
                 raise ValueError(f"{base} has no class that stands for none, and cannot be fine-tuned")
             numbers = _numbers(whole.classes, file.classes or whole.classes, base)
             return lambda sample: ({"label": numbers[sample["label"]]},)
-        case TableConfig() | BertConfig(kind="layout"):
+        case TableConfig() | LayoutConfig() | BoxesConfig():
             raise ValueError(f"{base} is told what pictures of a folder do not say, and cannot be fine-tuned")
         case _:
             if "caption" not in whole.fields:

@@ -1,26 +1,31 @@
 """What a training of a model hands over while it goes on and at its end: previews, and the folder of the model."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
+from sfumato.boxes import Box, boxed, largest
+from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.clip import Clip
 from sfumato.conditioning.clip_tokens import clip_tokenizer
 from sfumato.conditioning.label import Labels, TableRow
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.conditioning.segmentation import Segmentation
 from sfumato.conditioning.text import Text
 from sfumato.generate import Given, generate
 from sfumato.io import model_folder, pictures
 from sfumato.io.model_folder import Loaded, ModelFile
+from sfumato.io.outlined import outlined
 from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.recipes.events import Wrote
 from sfumato.recipes.material import Way
 from sfumato.recipes.settings import DiffusionTraining
 from sfumato.recipes.shown import drawn
 from sfumato.recipes.told import Told
-from sfumato.request import Request
+from sfumato.request import MOST_BOXES, Request
 from sfumato.train.plan import Plan
 from sfumato.train.snapshots import decay_name
 from sfumato.train.state import State
@@ -42,9 +47,27 @@ def asked_of(model: LatentDiffusion, ways: list[tuple[Way, ...]]) -> list[Reques
             return [Request(label=labels[i % len(labels)], seed=i) for i in range(PREVIEWS)]
         case None | Segmentation():
             return [Request(seed=i) for i in range(PREVIEWS)]
+        case Boxes() | LayoutTokens():
+            return [_placed(model.conditioner, way, seed=i) for i, way in enumerate(_spread(ways))]
         case _:
-            spread = [ways[i * len(ways) // PREVIEWS][0] for i in range(PREVIEWS)]
-            return [Request(prompt=way["caption"], seed=i) for i, way in enumerate(spread)]
+            return [Request(prompt=way.get("caption", ""), seed=i) for i, way in enumerate(_spread(ways))]
+
+
+def _spread(ways: list[tuple[Way, ...]]) -> list[Way]:
+    """The first way of pictures far apart."""
+    return [ways[i * len(ways) // PREVIEWS][0] for i in range(PREVIEWS)]
+
+
+def _placed(kind: Boxes | LayoutTokens, way: Way, *, seed: int) -> Request:
+    """What a picture is told, as somebody would ask for it: boxes that nobody could ask for are left out."""
+    boxes: list[Box] = []
+    for said in largest(way.get("boxes", ()), kind.most):
+        box = kind.sayable(said) if isinstance(kind, LayoutTokens) else said
+        with contextlib.suppress(ValueError):  # thin ones at a border, words that are too rare for the vocabulary
+            kind.check(box.label)
+            boxes.append(boxed(box.label, box[1:5], box.modifiers))
+    prompt = way.get("caption", "") if kind.captions else ""
+    return Request(prompt=prompt, boxes=largest(boxes, MOST_BOXES), seed=seed)
 
 
 def seen(plan: Plan, state: State) -> dict[str, object]:
@@ -97,7 +120,7 @@ def averaged(
 def _tokenizer(model: LatentDiffusion) -> Tokenizer | None:
     """What the model's folder must have; CLIP's own ships with the package."""
     match model.conditioner:
-        case Text(tokenizer=own):
+        case Text(tokenizer=own) | Boxes(tokenizer=own):
             return own
         case Clip(tokenizer=own) if own is not clip_tokenizer():
             return own
@@ -106,7 +129,10 @@ def _tokenizer(model: LatentDiffusion) -> Tokenizer | None:
 
 
 def preview(loaded: Loaded, asked: list[Request], path: Path, given: Sequence[Given] = ()) -> Path:
-    """One picture a request, in a sheet; tiny ones larger. Where something is given, it is above what it became."""
+    """One picture a request, in a sheet, with the boxes that it was asked with over it; tiny ones larger.
+
+    Where something is given, it is above what it became.
+    """
     if given:
         asked = asked[: len(given)]
         images = torch.cat([generate(loaded, r, **g._asdict()).images for r, g in zip(asked, given, strict=True)])
@@ -115,6 +141,9 @@ def preview(loaded: Loaded, asked: list[Request], path: Path, given: Sequence[Gi
         images = generate(loaded, asked).images
     larger = max(1, VISIBLE // images.shape[-1])
     images = images.repeat_interleave(larger, dim=2).repeat_interleave(larger, dim=3)
+    if any(r.boxes for r in asked):
+        layouts = [*([()] * len(given)), *(r.boxes or () for r in asked)]
+        images = torch.stack([outlined(image, boxes) for image, boxes in zip(images, layouts, strict=True)])
     told = [r.prompt if r.label is None else r.label for r in asked]
     pictures.save_png(pictures.sheet(images, columns=len(given) or 8), path, {"captions": told})
     return path

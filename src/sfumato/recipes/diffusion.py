@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from sfumato import __version__
+from sfumato.conditioning.layout import LayoutTokens
 from sfumato.conditioning.vocabulary import vocabulary
 from sfumato.data.buckets import Shape, shapes
 from sfumato.data.part import Mirrored
@@ -20,19 +22,19 @@ from sfumato.diffusion.noise import Address, Stream
 from sfumato.evaluate.reconstruction import mean_psnr
 from sfumato.io import first_stages, model_folder, opening, tensors
 from sfumato.latents.pixels import Pixels
-from sfumato.models.config import SegmentationConfig, WordsConfig, configured, map_channels
+from sfumato.models.config import BoxesConfig, SegmentationConfig, WordsConfig, configured, map_channels
 from sfumato.models.latent_diffusion import AnyConditioner, LatentDiffusion, autoencoder_of
 from sfumato.nets.autoencoder import AutoencoderSize
 from sfumato.nets.lpips import Lpips
 from sfumato.recipes.autoencoder import Stage, perceptual, trained
 from sfumato.recipes.beginning import rests_on
 from sfumato.recipes.delivered import asked_of, averaged, decayed, delivered, preview
-from sfumato.recipes.events import Event, Ready, Stepped, Wrote, reported
+from sfumato.recipes.events import Event, Found, Ready, Stepped, Wrote, reported
 from sfumato.recipes.latents import Latents, latents_of, unsaid
 from sfumato.recipes.material import Material, Way, bucketed, sound
 from sfumato.recipes.settings import DiffusionRun, DiffusionTraining
 from sfumato.recipes.shown import Shown, shown_of
-from sfumato.recipes.told import Told, check_told
+from sfumato.recipes.told import Told, check_told, shuffled
 from sfumato.recipes.validation import LAST, Pictures, Validation
 from sfumato.train.batches import Grouped, indices
 from sfumato.train.fit import Batch, Batches, Phase
@@ -132,6 +134,7 @@ def _run(
     if teller is not None:
         found["weights of the conditioner"] = f"sha256 {tensors.digest(teller.state_dict())}"
     yield Ready(found)
+    yield from map(Found, material.found)
     first_stage = ready or (yield from _trained(settings, material, out / "first-stage", lpips, world))
     run = settings.diffusion
     kept = None if run.encode == "always" else run.latents or out / "latents"
@@ -141,10 +144,8 @@ def _run(
     unseen = None
     if material.validation is not None and run.validation != 0:
         unseen = yield from _known(first_stage, material.validation, material.ways, kept, world, calibrate=False)
-    said = [way["caption"] for picture in learnt.ways for way in picture if "caption" in way]
     torch.manual_seed(settings.diffusion.plan.seed)
-    words = isinstance(settings.model.conditioner, WordsConfig)
-    model = LatentDiffusion(settings.model, vocabulary(said) if said and words else None)
+    model = LatentDiffusion(settings.model, _vocabulary(settings, learnt))
     if model.conditioner is not None and teller is not None:
         model.conditioner.load_state_dict(teller.state_dict())
         model.conditioner.eval().requires_grad_(False)
@@ -168,6 +169,21 @@ def _run(
     yield from _diffusion(settings, model, learnt, unseen, material.classes, out, world, provenance)
 
 
+def _vocabulary(settings: DiffusionTraining, learnt: "Known") -> Tokenizer | None:
+    """The words of captions and of labels, for a conditioner that reads them."""
+    kind = settings.model.conditioner
+    if not isinstance(kind, WordsConfig) and not (isinstance(kind, BoxesConfig) and kind.words):
+        return None
+    return vocabulary(text for picture in learnt.ways for way in picture for text in _texts(way))
+
+
+def _texts(way: Way) -> Iterator[str]:
+    """The caption and the labels that a picture is told in one way."""
+    if "caption" in way:
+        yield way["caption"]
+    yield from (box.label for box in way.get("boxes", ()))
+
+
 def _shapes(settings: DiffusionTraining) -> list[Shape]:
     """The shapes that pictures may have in training."""
     model = settings.model
@@ -183,9 +199,15 @@ class Known(NamedTuple):
     sides: Sequence[tuple[int, ...]] = ()  # of each; a batch is of pictures of one shape
     shown: Shown | None = None
 
-    def batch(self, index: Tensor, chosen: list[int], reads: AnyConditioner | None, step: int) -> Batch:
-        """What an objective is given of the pictures at `index` (B,), each told in the way that is `chosen`."""
+    def batch(
+        self, index: Tensor, chosen: list[int], reads: AnyConditioner | None, step: int, at: Address | None = None
+    ) -> Batch:
+        """What an objective is given of the pictures at `index` (B,), each told in the way that is `chosen`.
+
+        With `at` objects are told in an order that is drawn, to a conditioner to which it matters.
+        """
         said = [self.ways[i][k] for i, k in zip(index.tolist(), chosen, strict=True)]
+        said = shuffled(said, at) if at is not None and isinstance(reads, LayoutTokens) else said
         told = {} if reads is None else reads.collate(said)
         shown = {} if self.shown is None else self.shown(index, step)
         return {"index": index, **self.latents(index), **shown, **told}
@@ -230,9 +252,10 @@ def batches_of(plan: Plan, reads: AnyConditioner | None, known: Known, part: sli
 
     def batches(step: int) -> Batch:
         index = (order(step) if order else indices(step, batch=plan.batch, n=n, seed=plan.seed))[part]
-        which = Address.of(plan.seed, index, step).uniform(Stream.CAPTION)[:, 0]
+        at = Address.of(plan.seed, index, step)
+        which = at.uniform(Stream.CAPTION)[:, 0]
         chosen = [int(u * len(known.ways[i])) for i, u in zip(index.tolist(), which, strict=True)]
-        return known.batch(index, chosen, reads, step)
+        return known.batch(index, chosen, reads, step, at)
 
     return batches
 

@@ -30,9 +30,10 @@ class Material:
     fingerprint: Fingerprint  # of all of them
     classes: tuple[str, ...] = ()  # what labels 0, 1, ... are called
     validation: Dataset | None = None  # pictures that the denoiser never sees, with the fields of `told`
+    found: tuple[str, ...] = ()  # what a person should know of them, a line each
 
 
-def held_out(whole: Dataset) -> tuple[Dataset, Dataset | None]:
+def held_out(whole: Dataset) -> tuple[Part, Part | None]:
     """A folder's pictures to learn from, and one in twenty that are held out; none of fewer than forty."""
     return split(whole, every=20, least=40)
 

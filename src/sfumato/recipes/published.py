@@ -17,15 +17,17 @@ from sfumato.models.config import (
     ClipConfig,
     Conditioning,
     LabelsConfig,
+    LayoutConfig,
     ModelConfig,
     SegmentationConfig,
     TableConfig,
+    sized,
 )
 from sfumato.models.published import CLASSIFIERS, ENCODERS, FIRST_STAGES, TRAININGS, UNETS
-from sfumato.recipes import classes, emoji, first_stages, small, translated
+from sfumato.recipes import classes, emoji, first_stages, layout, small, translated
 from sfumato.recipes.classifier import ClassifierTraining
 from sfumato.recipes.material import Material
-from sfumato.recipes.settings import DiffusionRun, DiffusionTraining, Showing
+from sfumato.recipes.settings import DiffusionRun, DiffusionTraining, Layouts, Showing
 from sfumato.train.plan import Plan
 
 UNBOUNDED = 1e6  # norm of a gradient: LDM and ADM clip none
@@ -36,6 +38,7 @@ HYBRID = Loss(hybrid=0.001)
 ABSOLUTE = Loss(distance="l1")
 IMAGENET = TableConfig(classes=1000)
 DDIM = Defaults(sampler="ddim", steps=200, guidance=1.0)
+MIDDLE = Layouts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +53,17 @@ class Published:
     rate: float  # as it was used, whatever it was multiplied by
     plan: Mapping[str, Any] = field(default_factory=lambda: LDM)
     loss: Loss = SIMPLE
-    conditioner: Conditioning | None = None
+    conditioner: Conditioning | Callable[[Path | None], Conditioning] | None = None  # or as the data have it
     drop: float = 0.0  # of conditions
     dropout: float | None = None  # in the network, where it is another than the size says
     flips: bool = False
     resolution: int | None = None  # where it is another than is said there
+    layouts: Layouts = MIDDLE
     sampling: Defaults = DDIM
     material: Callable[[Path | None, DiffusionTraining], Material] = small.pictures
 
-    def settings(self, name: str) -> DiffusionTraining:
-        """The settings of the run."""
+    def settings(self, name: str, data: Path | None = None) -> DiffusionTraining:
+        """The settings of the run; `data` is a folder that the conditioner may have to know."""
         trained, unet = TRAININGS[self.unet], UNETS[self.unet]
         plan = Plan(
             **{**dict(self.plan), "steps": self.steps, "batch": self.batch, "rate": self.rate},
@@ -73,7 +77,7 @@ class Published:
             defaults=self.sampling,
             model=ModelConfig(
                 first_stage=None if self.first_stage is None else FIRST_STAGES[self.first_stage],
-                conditioner=self.conditioner,
+                conditioner=self.conditioner(data) if callable(self.conditioner) else self.conditioner,
                 unet=unet if self.dropout is None else replace(unet, dropout=self.dropout),
                 schedule=trained.schedule,
                 prediction=trained.prediction,
@@ -81,7 +85,9 @@ class Published:
                 maps=trained.maps,
             ),
             first_stage=None if self.first_stage is None else first_stages.published(self.first_stage).run,
-            diffusion=DiffusionRun(plan=plan, drop=self.drop, loss=self.loss, flips=self.flips, showing=showing),
+            diffusion=DiffusionRun(
+                plan=plan, drop=self.drop, loss=self.loss, flips=self.flips, showing=showing, layouts=self.layouts
+            ),
         )
 
 
@@ -92,6 +98,11 @@ def _captioned(data: Path | None, settings: DiffusionTraining) -> Material:
 def _bert(name: str) -> BertConfig:
     words, size = ENCODERS[name]
     return BertConfig(encoder=size, vocabulary=words)
+
+
+def _layout(data: Path | None) -> LayoutConfig:
+    numbers, size = ENCODERS["ldm-layout"]
+    return sized(LayoutConfig, data, encoder=size, vocabulary=numbers, names=layout.labels(data))
 
 
 def _clip() -> ClipConfig:
@@ -177,6 +188,19 @@ MODELS: dict[str, Published] = {
         conditioner=_bert("ldm-bert-640"),
         sampling=_sampled(100),
         **_TOLD,
+    ),
+    "ldm-layout2img": Published(
+        about="LDM's layouts of Open Images",
+        unet="ldm-layout2img",
+        first_stage="vq-f4",
+        steps=4_400_000,
+        batch=24,
+        rate=4.8e-5,
+        loss=ABSOLUTE,
+        conditioner=_layout,
+        flips=True,
+        layouts=Layouts(least_area=1e-4, least=2, crops=8, windows="random-2d"),
+        material=layout.material,
     ),
     "ldm-sr": Published(
         about="LDM's super-resolution, four times",

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from sfumato.data.cropped import Kind
 from sfumato.data.degradation import Degradation
 from sfumato.data.holes import Holes
 from sfumato.diffusion.objective import SIMPLE, Loss, Times
@@ -21,6 +22,22 @@ class Showing(Closed):
     holes: Holes = "both"  # of an inpainting
 
 
+class Layouts(Closed):
+    """Which boxes of a folder are learnt from, and what is seen of its pictures."""
+
+    least_area: float = Field(default=1e-5, ge=0, lt=1)  # of a box, in parts of its picture; LDM's 1e-4 of Open Images
+    least: int = Field(default=1, ge=0)  # boxes of a picture; LDM's is 2
+    most: int = Field(default=30, ge=1)  # of more the largest are learnt
+    crops: int = Field(default=0, ge=0, le=1000)  # of each picture, at random places; 0: the middle square
+    windows: Kind = "random-2d"  # what they are
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least is {self.least} boxes and most is {self.most}; no picture has so many")
+        return self
+
+
 class DiffusionRun(Closed):
     """How the denoiser and the conditioner are trained."""
 
@@ -29,6 +46,7 @@ class DiffusionRun(Closed):
     times: Times = "uniform"
     flips: bool = False  # half of the pictures mirrored: both forms of each are seen once in an epoch
     showing: Showing = Showing()
+    layouts: Layouts = Layouts()
     loss: Loss = SIMPLE  # distance, weighting of the levels, offset of the noise, and the bound of a learned variance
     buckets: bool = False  # pictures in shapes of their own, of as many pixels, instead of squares
     encode: Literal["once", "always"] = "once"  # latents before the training, or those of a batch at each step

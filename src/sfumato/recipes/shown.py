@@ -19,6 +19,7 @@ from sfumato.models.latent_diffusion import LatentDiffusion
 from sfumato.recipes.settings import DiffusionTraining
 
 EXAMPLES = 8  # of a preview
+SAID = (None, "boxes")  # maps that no picture is needed for
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Shown:
     def __call__(self, index: Tensor, step: int) -> dict[str, Tensor]:
         """For the pictures (B,) of a step: "maps" (B, M, h, w), or "map" (B, H, W) for a conditioner; or nothing."""
         kind, first_stage = self.model.config.maps, self.model.first_stage
-        if kind is None:
+        if kind in SAID:
             return {}
         if isinstance(self.model.conditioner, Segmentation):
             return self.model.conditioner.collate([self.told[i] for i in index.tolist()])
@@ -49,7 +50,7 @@ class Shown:
     def examples(self) -> list[Given]:
         """What previews are asked with: of some pictures far apart, the same each time."""
         index = torch.tensor(spaced(len(self.told), EXAMPLES))
-        if self.model.config.maps is None:
+        if self.model.config.maps in SAID:
             return []
         if isinstance(self.model.conditioner, Segmentation):
             return [Given(map=self.told[i]["map"]) for i in index.tolist()]

@@ -1,23 +1,37 @@
 """The objective of a denoiser and of its conditioner: what a batch of latents, and what is told of them, means."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from sfumato.cond import Cond
 from sfumato.conditioning.segmentation import Segmentation
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.diffusion.objective import SIMPLE, Loss, Times, denoising_loss
-from sfumato.models.config import BertConfig, ClipConfig, LabelsConfig, SegmentationConfig, TableConfig, WordsConfig
+from sfumato.models.config import (
+    BertConfig,
+    BoxesConfig,
+    ClipConfig,
+    LabelsConfig,
+    LayoutConfig,
+    SegmentationConfig,
+    TableConfig,
+    WordsConfig,
+)
 from sfumato.models.latent_diffusion import AnyConditioner, LatentDiffusion
 from sfumato.nets.autoencoder import drawn
 from sfumato.outcome import Outcome
-from sfumato.recipes.material import Material
+from sfumato.recipes.material import Material, Way
 from sfumato.recipes.settings import DiffusionTraining
 from sfumato.train.fit import Batch
 
-SHOWN = (None, "inpainting", "inpainting_black", "low_resolution", "segmentation")
+SHOWN = (None, "inpainting", "inpainting_black", "low_resolution", "segmentation", "boxes")
+PLACED = ("boxes", "uncut")  # what is told of a picture object by object
+SHUFFLED = 256  # objects of a picture whose order is drawn; those behind them stay there
 LACKING = {
     "caption": "the pictures have no captions ({}); add sidecars or a metadata.jsonl",
     "label": "the pictures have no classes ({}); put those of a class into a folder",
+    "boxes": "no boxes are said of the pictures ({}); give a folder of COCO, or one of docs/data.md that has some",
     "map": "the pictures have no maps of classes ({}); put one for each, of its name and .png, into masks/",
 }
 
@@ -34,7 +48,6 @@ def check_told(settings: DiffusionTraining, material: Material) -> None:
         return
     frozen = settings.told_by is not None
     for wrong, message in (
-        (kind.kind == "layout", "a conditioner of kind 'layout' cannot be trained; take words, bert, labels or table"),
         (
             isinstance(kind, ClipConfig) and not frozen,
             "CLIP's text tower is used as it is; say with told_by which model it is taken from",
@@ -56,6 +69,8 @@ def _check_fields(kind: object, material: Material) -> None:
             field = "caption"
         case SegmentationConfig():
             field = "map"
+        case LayoutConfig() | BoxesConfig():
+            field = "boxes"
         case _:
             field = "label"
     if field not in material.told.fields:
@@ -64,6 +79,21 @@ def _check_fields(kind: object, material: Material) -> None:
         room = kind.classes - (isinstance(kind, LabelsConfig) and kind.null is not None)
         if len(material.classes) > room:
             raise ValueError(f"the pictures have {len(material.classes)} classes, and the model room for {room}")
+
+
+def shuffled(said: Sequence[Way], at: Address) -> list[Way]:
+    """The objects of each picture in an order that is drawn, as LDM draws it for a conditioner to which it matters.
+
+    An order does not depend on batch mates.
+    """
+    drawn = at.uniform(Stream.OBJECTS, SHUFFLED).tolist()
+    return [_shuffled(way, numbers) for way, numbers in zip(said, drawn, strict=True)]
+
+
+def _shuffled(way: Way, numbers: Sequence[float]) -> Way:
+    placed = {key: way[key] for key in PLACED if key in way}
+    first = {key: [box for _, box in sorted(zip(numbers, boxes, strict=False))] for key, boxes in placed.items()}
+    return {**way, **{key: (*first[key], *boxes[len(numbers) :]) for key, boxes in placed.items()}}
 
 
 class Told(nn.Module):
