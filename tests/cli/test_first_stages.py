@@ -296,7 +296,7 @@ def test_no_memory_is_said_of_the_picture(sfumato: Run, home: Path, monkeypatch:
         ((*FIRST, "--data", "bare"), "1 pictures can be read, and at least 2 are needed"),
         ((*FIRST, "--out", "empty.txt/x.json"), "empty.txt is a file; choose another place"),
         (("evaluate", "emojo", "--first-stage"), "unknown model 'emojo'; did you mean 'emoji'?"),
-        (("evaluate", "--data", "bare"), "--data says nothing without --first-stage; give both or neither"),
+        (("evaluate", "--data", "bare"), "--data says nothing without --first-stage or --layout; give one of"),
         ((*FIRST, "--features", "nowhere.ckpt"), "nowhere.ckpt cannot be opened"),
         ((*FIRST, "--features", "cut/model.json"), "cut/model.json is neither a safetensors file nor a checkpoint"),
         (("evaluate", "--features", "x.ckpt"), "--features says nothing without --first-stage"),

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sfumato.cli.first_stages import Measured, check_files, report
-from sfumato.cli.parse import File, Folder, Int, parse
+from sfumato.cli import first_stages, layouts
+from sfumato.cli.boxes import takes_boxes
+from sfumato.cli.first_stages import check_files
+from sfumato.cli.parse import File, Folder, Int, Name, parse
 from sfumato.data import Emoji, Split, concrete_ids
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
 from sfumato.evaluate.reconstruction import mean_psnr
@@ -32,27 +34,37 @@ class Evaluate:
 
     With --first-stage: PSNR, SSIM, LPIPS and the distance of features between pictures and what the model's first stage
     gives back of them, beside those of bicubic scaling; the spread of its latents; the use of its codebook.
+
+    With --layout: of a model that is asked with boxes, whether what it paints in them is what was asked for, and
+    whether it is there (docs/layouts.md), beside real pictures of the same layouts and pictures it paints without them.
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = model_folder.DEFAULT
     """Name or path of the model."""
     first_stage: bool = False
     """Measure the first stage alone."""
+    layout: bool = False
+    """Measure how it paints layouts."""
     data: Folder = None
-    """The pictures to measure it on; those of concepts never trained on if not said."""
+    """The pictures to measure it on; if not said, those of concepts never trained on. With --layout pictures with
+    boxes, of which one in twenty is measured, as training holds it out; if not said, scenes."""
+    part: Name = None
+    """With --layout, the part of --data that is measured, val or test, where it has several; all of it."""
     size: Int = None
     """Their side in pixels; the model's own if not said."""
     n: Int = None
-    """Captions, 200 if not said; with --first-stage pictures, all if not said."""
-    seed: int = 0
-    """Which captions or pictures are drawn, and the seed of the first picture made."""
+    """Captions or layouts, 200 if not said; with --first-stage pictures, all if not said."""
+    seed: Int = None
+    """Which captions or pictures are drawn, and the seed of the first picture made; 0 if not said. With --layout also
+    that of the scenes; 1 if not said, for those of 0 are learnt from."""
     features: File = None
     """With --first-stage, a .safetensors or .ckpt file with the Inception network of the FID, under the names of
     pytorch-fid; MobileNetV2 if not said."""
     sheet: File = None
-    """A PNG to write the first 64 pictures to; with --first-stage 16, above their reconstructions and the errors."""
+    """A PNG to write the first 64 pictures to; with --first-stage 16, above their reconstructions and the errors; with
+    --layout 24, beside the real ones, with their boxes."""
     out: File = None
-    """With --first-stage, a file for the JSON object."""
+    """With --first-stage or --layout, a file for the JSON object."""
     json: bool = False
     """Print one JSON object, and nothing else, on standard output."""
 
@@ -60,12 +72,28 @@ class Evaluate:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     asked = parse(Evaluate, arguments, verb="evaluate")
-    if not 0 <= asked.seed < 2**64:
-        raise ValueError(f"seed is {asked.seed}; it must be 0 to 2^64 - 1")
+    seed = 0 if asked.seed is None else asked.seed
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; it must be 0 to 2^64 - 1")
+    if asked.first_stage and asked.layout:
+        raise ValueError("--first-stage and --layout measure two things; ask for one after the other")
     if asked.first_stage:
-        what = (asked.model, asked.data, asked.size, asked.n, asked.seed)
-        return report(Measured(*what, asked.features, asked.sheet, asked.out, asked.json))
-    n = _captions(asked)
+        _only(asked, "part", needs="--layout; give both or neither")
+        what = (asked.model, asked.data, asked.size, asked.n, seed)
+        return first_stages.report(first_stages.Measured(*what, asked.features, asked.sheet, asked.out, asked.json))
+    if asked.layout:
+        _only(asked, "size", "features", needs="--first-stage; give both or neither")
+        what = (asked.model, asked.data, asked.n, asked.seed)
+        return layouts.report(layouts.Measured(*what, asked.sheet, asked.out, asked.json, asked.part))
+    _only(asked, "part", needs="--layout; give both or neither")
+    return _fidelity(asked, seed)
+
+
+def _fidelity(asked: Evaluate, seed: int) -> int:
+    """Measure a model of the emoji world; the exit code."""
+    n = _captions(asked, seed)
+    if takes_boxes(opening.describe(asked.model).config.conditioner):
+        raise ValueError("this model is asked with boxes; --layout measures how it paints them")
     loaded = opening.load(asked.model)
     concepts = concrete_ids()
     known = Emoji(split=Split.TRAIN, styles=STYLES, concepts=concepts)
@@ -75,8 +103,8 @@ def run(arguments: Sequence[str]) -> int:
 
     results: dict[str, Fidelity] = {}
     for name, pictures_of in (("trained on", known), ("style withheld", withheld)):
-        chosen = drawn(n, of=len(pictures_of), seed=asked.seed)
-        run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=asked.seed)
+        chosen = drawn(n, of=len(pictures_of), seed=seed)
+        run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=seed)
         results[name] = _watched(run_, len(chosen), name)
     unseen = Emoji(split=Split.CONCEPT)
     quality = mean_psnr(loaded.model.first_stage, unseen)
@@ -88,18 +116,24 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _captions(asked: Evaluate) -> int:
-    """How many; ValueError if what is asked for makes no sense without --first-stage."""
-    for flag in ("data", "size", "features", "out"):
-        if getattr(asked, flag) is not None:
-            raise ValueError(f"--{flag} says nothing without --first-stage; give both or neither")
+def _captions(asked: Evaluate, seed: int) -> int:
+    """How many; ValueError if what is asked for makes no sense."""
+    _only(asked, "size", "features", needs="--first-stage; give both or neither")
+    _only(asked, "data", "out", needs="--first-stage or --layout; give one of them")
     n = CAPTIONS if asked.n is None else asked.n
     if n < 1:
         raise ValueError(f"n is {n}; at least one caption is needed")
-    if asked.seed + n > 2**64:
-        raise ValueError(f"seed is {asked.seed}; that of the last of {n} pictures would not be below 2^64")
+    if seed + n > 2**64:
+        raise ValueError(f"seed is {seed}; that of the last of {n} pictures would not be below 2^64")
     check_files(sheet=asked.sheet)
     return n
+
+
+def _only(asked: Evaluate, *flags: str, needs: str) -> None:
+    """ValueError for a flag that says nothing here."""
+    for flag in flags:
+        if getattr(asked, flag) is not None:
+            raise ValueError(f"--{flag} says nothing without {needs}")
 
 
 def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
