@@ -17,6 +17,7 @@ from sfumato.models.config import (
     BertConfig,
     ClipConfig,
     LabelsConfig,
+    LayoutConfig,
     ModelConfig,
     ScheduleConfig,
     SegmentationConfig,
@@ -69,6 +70,20 @@ KINDS: dict[str, tuple[ModelConfig, Origin]] = {
             first_stage=VQ,
             conditioner=BertConfig(encoder=TransformerSize(dim=32, depth=2, logits=True), vocabulary=30522),
             unet=UNetSize(channels=3, attention=(2,), head_dim=32, context_dim=32, depth=2, **SMALL),
+            schedule=SD,
+            resolution=64,
+        ),
+        Origin(text="bert"),
+    ),
+    "layout": (
+        ModelConfig(
+            first_stage=VQ,
+            conditioner=LayoutConfig(
+                encoder=TransformerSize(dim=32, depth=2, length=14, logits=True),
+                vocabulary=64,
+                names=("cat", "dog", "tree"),
+            ),
+            unet=UNetSize(channels=3, attention=(1, 2), head_dim=32, context_dim=32, depth=3, **SMALL),
             schedule=SD,
             resolution=64,
         ),
