@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from sfumato.boxes import Layout
+from sfumato.boxes import Box
 from sfumato.cond import Cond
 from sfumato.conditioning.bert import Bert
 from sfumato.conditioning.boxes import Boxes
@@ -313,7 +313,7 @@ def _laid(kind: Boxes | LayoutTokens, run: "_Run", requests: Sequence[Request]) 
     if not kind.captions and any((*prompts, *negatives)):
         raise ValueError("this model is asked with boxes alone; leave the prompts out")
     layouts = [r.boxes or () for r in requests]
-    _check_boxes(kind, layouts)
+    check_boxes(kind, ((f"boxes[{i}]", box) for layout in layouts for i, box in enumerate(layout)))
     cells = _cells(run, requests)
     cond = kind.laid(prompts, layouts, cells)
     null = kind.laid(negatives, [()] * len(requests), cells)
@@ -321,23 +321,21 @@ def _laid(kind: Boxes | LayoutTokens, run: "_Run", requests: Sequence[Request]) 
     return _Told(cond, null, kind.heard(prompts), dropped)
 
 
-def check_box(kind: Boxes | LayoutTokens, label: str, modifiers: int) -> None:
-    """ValueError of one line if the model does not know a box's label or its modifiers."""
-    kind.check(label)
-    if isinstance(kind, LayoutTokens) and modifiers & ~kind.modifiers:
-        raise ValueError(f"the box of '{label}' has modifiers that this model has no numbers for; leave them out")
-
-
-def _check_boxes(kind: Boxes | LayoutTokens, layouts: Sequence[Layout]) -> None:
-    """The same, naming the first such box."""
-    first: dict[tuple[str, int], int] = {}
-    for number, box in ((i, box) for layout in layouts for i, box in enumerate(layout)):
-        first.setdefault((box.label, box.modifiers), number)
-    for (label, modifiers), number in first.items():
+def check_boxes(kind: Boxes | LayoutTokens, placed: Iterable[tuple[str, Box]]) -> None:
+    """ValueError of one line if the model does not know the label or the modifiers of a box; it begins with the place
+    of the first such one, which stands before each box."""
+    first: dict[tuple[str, int], str] = {}
+    for place, box in placed:
+        first.setdefault((box.label, box.modifiers), place)
+    for (label, modifiers), place in first.items():
         try:
-            check_box(kind, label, modifiers)
+            kind.check(label)
+            if isinstance(kind, LayoutTokens) and modifiers & ~kind.modifiers:
+                raise ValueError(
+                    f"the box of '{label}' has modifiers that this model has no numbers for; leave them out"
+                )
         except ValueError as error:
-            raise ValueError(f"boxes[{number}]: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
 
 
 def _cells(run: "_Run", requests: Sequence[Request]) -> tuple[int, int]:

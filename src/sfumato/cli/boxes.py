@@ -9,7 +9,7 @@ from torch import Tensor
 from sfumato.boxes import Box, Layout, largest
 from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.layout import LayoutTokens
-from sfumato.generate import check_box
+from sfumato.generate import check_boxes
 from sfumato.io import layout_file
 from sfumato.io.layout_file import LayoutFile
 from sfumato.io.model_folder import Loaded
@@ -40,14 +40,8 @@ class Laid(NamedTuple):
         """ValueError, naming the entry, if there is a label that the model does not know, or modifiers."""
         kind = loaded.model.conditioner
         assert isinstance(kind, Boxes | LayoutTokens)
-        first: dict[tuple[str, int], str] = {}
-        for place, box in zip(self.said.places, self.said.boxes, strict=True):
-            first.setdefault((box.label, box.modifiers), place)
-        for (label, modifiers), place in first.items():
-            try:
-                check_box(kind, label, modifiers)
-            except ValueError as error:
-                raise ValueError(f"{self.path}, {place}: {error}") from None
+        said = zip(self.said.places, self.said.boxes, strict=True)
+        check_boxes(kind, ((f"{self.path}, {place}", box) for place, box in said))
 
 
 def takes_boxes(kind: Conditioning | None) -> bool:

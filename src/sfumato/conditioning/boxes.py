@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sfumato.boxes import EDGE, Layout, largest
 from sfumato.cond import Cond
+from sfumato.conditioning import text
 from sfumato.conditioning.conditioner import Heard
-from sfumato.conditioning.vocabulary import PAD, words_of
+from sfumato.conditioning.vocabulary import words_of
 from sfumato.nets.perceiver import Perceiver, PerceiverSize
 from sfumato.nets.transformer import EncoderLayer, TransformerEncoder, TransformerSize
 from sfumato.registry import unknown
@@ -74,10 +75,7 @@ class Boxes(nn.Module):
         """What is read of prompts: nothing by a model without captions."""
         if not self.captions or self.words is None or self.tokenizer is None:
             return Heard(0)
-        length = self.words.size.length
-        longest = max(len(e.ids) for e in self.tokenizer.encode_batch(list(prompts)))
-        strange = tuple(w for w in words_of(self.tokenizer, prompts) if self.tokenizer.token_to_id(w) is None)
-        return Heard(min(longest, length), max(0, longest - length), strange)
+        return text.heard(self.tokenizer, prompts, self.words.size.length)
 
     @property
     def known_words(self) -> tuple[str, ...]:
@@ -92,9 +90,7 @@ class Boxes(nn.Module):
                 raise ValueError(unknown("label", label, self.names))
             return
         assert self.tokenizer is not None
-        said = words_of(self.tokenizer, [label])
-        vocabulary = self.tokenizer.get_vocab()
-        strange = [word for word in said if word not in vocabulary]
+        said, strange = words_of(self.tokenizer, [label]), text.strange(self.tokenizer, [label])
         if strange or not said:
             raise ValueError(unknown("word", strange[0] if strange else label, self.known_words))
 
@@ -138,8 +134,7 @@ class Boxes(nn.Module):
             maps = self.paint(objects, sides, there, batch["box_rows"], batch["box_columns"])
         if isinstance(self.reader, Perceiver):
             return Cond(tokens=tokens, vector=tokens.mean(1), maps=maps)
-        weight = mask.to(tokens.dtype)[..., None]
-        return Cond(tokens=tokens, mask=mask, vector=(tokens * weight).sum(1) / weight.sum(1), maps=maps)
+        return Cond(tokens=tokens, mask=mask, vector=text.mean(tokens, mask), maps=maps)
 
     def laid(self, prompts: Sequence[str], layouts: Sequence[Layout], cells: Cells) -> Cond:
         """The condition of some prompts, each with its boxes, for latents of so many cells."""
@@ -166,19 +161,14 @@ class Boxes(nn.Module):
         assert self.words is not None
         assert self.label_row is not None
         ids, mask = batch["labels"], batch["label_mask"]
-        states = self.words(ids.flatten(0, 1), mask.flatten(0, 1))
-        weight = mask.flatten(0, 1).to(states.dtype)[..., None]
-        return self.label_row((states * weight).sum(1) / weight.sum(1)).unflatten(0, ids.shape[:2])
+        each = mask.flatten(0, 1)
+        return self.label_row(text.mean(self.words(ids.flatten(0, 1), each), each)).unflatten(0, ids.shape[:2])
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (n, L), padded to the longest, cut at the length that is read; and which are some."""
         assert self.tokenizer is not None
         assert self.words is not None
-        encoded = [e.ids[: self.words.size.length] for e in self.tokenizer.encode_batch(list(texts))]
-        longest = max(len(ids) for ids in encoded)
-        pad = self.tokenizer.token_to_id(PAD)
-        ids = torch.tensor([e + [pad] * (longest - len(e)) for e in encoded], dtype=torch.int64)
-        return ids, torch.arange(longest)[None] < torch.tensor([len(e) for e in encoded])[:, None]
+        return text.read(self.tokenizer, texts, self.words.size.length)
 
 
 class _Set(nn.Module):
