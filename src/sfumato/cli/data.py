@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sfumato.cli.parse import File, parse
+from sfumato.cli.watched import counted, watched
 from sfumato.data import coco_folder
 from sfumato.data.check import Report, examine
 from sfumato.data.contact import MOST, contact_sheet
-from sfumato.data.listing import Listing
 from sfumato.data.scenes import SIDE, Scenes
 from sfumato.data.source import listed
 from sfumato.io import atomic, pictures
@@ -79,7 +79,8 @@ def check(arguments: Sequence[str]) -> int:
     if asked.draw is not None:
         _check_new(asked.draw)
     listing = listed(asked.path, asked.part)
-    report = _examined(listing, thorough=asked.thorough)
+    events = examine(listing, thorough=asked.thorough)
+    report = watched(events, Report, "pictures", counted, total=len(listing.entries))
     if asked.json:
         print(json.dumps(report.as_dict()))  # in ASCII: names of files need not be text
     else:
@@ -122,14 +123,3 @@ def _check_new(file: Path) -> None:
     if file.exists():
         raise ValueError(f"{file} is there already; choose another name")
     atomic.check_writable(file.parent)
-
-
-def _examined(listing: Listing, *, thorough: bool) -> Report:
-    """The report, with a bar on standard error while a person is watching."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("pictures", total=len(listing.entries))
-        for event in examine(listing, thorough=thorough):
-            if isinstance(event, Report):
-                return event
-            bar.update(task, completed=event)
-    raise AssertionError("a look ends with its report")

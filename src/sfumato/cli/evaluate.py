@@ -1,20 +1,19 @@
 """`sfumato evaluate MODEL`: how well a model paints what it is asked for."""
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from sfumato.cli import first_stages, layouts
 from sfumato.cli.boxes import takes_boxes
 from sfumato.cli.first_stages import check_files
 from sfumato.cli.parse import File, Folder, Int, Name, parse
+from sfumato.cli.watched import counted, watched
 from sfumato.data import Emoji, Split, concrete_ids
 from sfumato.evaluate.fidelity import Fidelity, Gallery, drawn, fidelity
 from sfumato.evaluate.reconstruction import mean_psnr
@@ -105,7 +104,7 @@ def _fidelity(asked: Evaluate, seed: int) -> int:
     for name, pictures_of in (("trained on", known), ("style withheld", withheld)):
         chosen = drawn(n, of=len(pictures_of), seed=seed)
         run_ = fidelity(loaded, chosen, pictures_of, gallery, net, seed=seed)
-        results[name] = _watched(run_, len(chosen), name)
+        results[name] = watched(run_, Fidelity, name, counted, total=len(chosen))
     unseen = Emoji(split=Split.CONCEPT)
     quality = mean_psnr(loaded.model.first_stage, unseen)
     if asked.sheet is not None:
@@ -134,18 +133,6 @@ def _only(asked: Evaluate, *flags: str, needs: str) -> None:
     for flag in flags:
         if getattr(asked, flag) is not None:
             raise ValueError(f"--{flag} says nothing without {needs}")
-
-
-def _watched(events: Iterator[int | Fidelity], n: int, name: str) -> Fidelity:
-    """The result, with a bar on standard error while a person is watching."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(name, total=n)
-        for event in events:
-            if isinstance(event, Fidelity):
-                return event
-            bar.update(task, completed=event)
-    raise AssertionError("an evaluation ends with its result")
 
 
 def _say(asked: Evaluate, results: dict[str, Fidelity], first_stage: tuple[float, int], concepts: int) -> None:

@@ -2,15 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from sfumato.cli.watched import counted, watched
 from sfumato.data import Dataset, Emoji, Split, opened
 from sfumato.data.part import Part
 from sfumato.evaluate import features
@@ -50,7 +49,7 @@ def report(asked: Measured) -> int:
     chosen = source if asked.n is None else Part(source, drawn(asked.n, of=len(source), seed=asked.seed))
     net = features.opened(asked.features)
     events = measure(found.stage, chosen, features=net, lpips=feature_networks.alexnet(), batch=at_once(size))
-    score = _watched(events, len(chosen))
+    score = watched(events, FirstStageScore, "first stage", counted, total=len(chosen))
     skipped += score.skipped
     if skipped:
         print(f"{len(skipped)} pictures were skipped, the first is {skipped[0]}", file=sys.stderr)
@@ -109,18 +108,6 @@ def _pictures(data: Path | None, size: int) -> tuple[Dataset, tuple[str, ...]]:
         return Emoji(split=Split.CONCEPT, size=size), ()
     folder = opened(data, size=size)
     return folder, tuple(f"{path}: {why}" for path, why in folder.skipped)
-
-
-def _watched(events: Iterator[int | FirstStageScore], n: int) -> FirstStageScore:
-    """The result, with a bar on standard error while a person is watching."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("first stage", total=n)
-        for event in events:
-            if isinstance(event, FirstStageScore):
-                return event
-            bar.update(task, completed=event)
-    raise AssertionError("an evaluation ends with its result")
 
 
 def _say(said: dict[str, Any], score: FirstStageScore, text: str | None, sheet_: Path | None) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from sfumato.cli.additions import Embeddings, Loras, added, pulled
 from sfumato.cli.boxes import Laid, drawn, laid, takes_boxes
 from sfumato.cli.parse import File, Folder, Int, Name, Number, parse
+from sfumato.cli.watched import watched
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.generate import Given, Preview, Result, sample
 from sfumato.io import atomic, classifier_folder, infotext, opening, pictures
@@ -139,7 +138,8 @@ def run(arguments: Sequence[str]) -> int:
     written: list[dict[str, Any]] = []
     console = Console(stderr=True, highlight=False)
     for request in requests:
-        result = _watched(sample(loaded, request, **given._asdict(), tiled=asked.tiled), request.prompt, console)
+        events = sample(loaded, request, **given._asdict(), tiled=asked.tiled)
+        result = watched(events, Result, request.prompt[:40] or "no prompt", _evaluated)
         identity = identity or {**opening.identity(loaded), **additions}  # hashes the file, which takes seconds
         dropped = result.boxes_dropped + (layout.left_out if layout else 0)
         for remark in _remarks(result, loaded.file.config, dropped):
@@ -292,16 +292,9 @@ def _given(asked: Generate, config: ModelConfig) -> Given:
     )
 
 
-def _watched(run: Iterator[Preview | Result], prompt: str, console: Console) -> Result:
-    """The result, with a bar on standard error while a person is watching."""
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(prompt[:40] or "no prompt", total=None)
-        for event in run:
-            if isinstance(event, Preview):
-                bar.update(task, completed=event.done, total=event.total)
-            else:
-                return event
-    raise AssertionError("a run ends with its result")
+def _evaluated(event: Preview) -> dict[str, Any]:
+    """How many evaluations are done, of how many."""
+    return {"completed": event.done, "total": event.total}
 
 
 def _saved(image: Tensor, out: Path, request: Request, parameters: dict[str, Any], model: str) -> Path:

@@ -5,14 +5,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from sfumato.cli.first_stages import check_files, known
+from sfumato.cli.watched import watched
 from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.layout import LayoutTokens
 from sfumato.data import Dataset, opened
@@ -59,7 +60,8 @@ def report(asked: Measured) -> int:
     assert isinstance(conditioner, Boxes | LayoutTokens)
     measured, learning, about = _pictures(asked, loaded.file.config.resolution, n, seed)
     layouts = drawn_from(measured, n, seed=seed, conditioner=conditioner)
-    score = _watched(measure(loaded, layouts, learning, features.smaller(SIDE), seed=seed))
+    events = measure(loaded, layouts, learning, features.smaller(SIDE), seed=seed)
+    score = watched(events, LayoutScore, "layouts", _done)
     if score.skipped:
         print(f"{len(score.skipped)} pictures were skipped, the first is {score.skipped[0]}", file=sys.stderr)
     said = {"model": loaded.file.name, "data": about, "seed": seed, **score.as_dict()}
@@ -107,16 +109,9 @@ def _pictures(asked: Measured, size: int, n: int, seed: int) -> tuple[Dataset, D
     return unseen, rest, f"{data}, one picture in twenty"
 
 
-def _watched(events: Iterator[Step | LayoutScore]) -> LayoutScore:
-    """The result, with a bar on standard error while a person is watching."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("layouts", total=None)
-        for event in events:
-            if isinstance(event, LayoutScore):
-                return event
-            bar.update(task, description=event.what, completed=event.done, total=event.total)
-    raise AssertionError("an evaluation ends with its result")
+def _done(event: Step) -> dict[str, Any]:
+    """How far it has come with what."""
+    return {"description": event.what, "completed": event.done, "total": event.total}
 
 
 def _say(score: LayoutScore, about: str) -> None:

@@ -3,17 +3,17 @@
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from sfumato.cli.parse import Folder, parse
 from sfumato.cli.train import chosen, terminable
+from sfumato.cli.watched import watched
 from sfumato.recipes import RECIPES
 from sfumato.recipes.events import Event, Stepped
 from sfumato.recipes.planned import PICTURES, STEPS, Cost, StageCost, planned
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     material = RECIPES[name].material(asked.data, settings)
     try:
         with terminable():
-            cost = _watched(planned(RECIPES[name].run, settings, material))
+            cost = watched(planned(RECIPES[name].run, settings, material), Cost, "beginning", _stepped)
     except Stopped:
         print("stopped; nothing was kept", file=sys.stderr)
         return 0
@@ -60,18 +60,11 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _watched(events: Iterator[Event | Cost]) -> Cost:
-    """The result, with a bar on standard error while a person is watching."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("beginning", total=None)
-        for event in events:
-            if isinstance(event, Cost):
-                return event
-            if isinstance(event, Stepped):
-                p = event.progress
-                bar.update(task, description=event.stage, completed=p.step, total=p.steps)
-    raise AssertionError("a plan ends with what it found")
+def _stepped(event: Event) -> dict[str, Any]:
+    """Which step of which stage it is."""
+    if not isinstance(event, Stepped):
+        return {}
+    return {"description": event.stage, "completed": event.progress.step, "total": event.progress.steps}
 
 
 def _say(cost: Cost) -> None:
