@@ -17,7 +17,7 @@ from sfumato.models.config import BoxesConfig, ModelConfig
 from sfumato.nets.transformer import TransformerSize
 
 SIDE = 32
-WORDS = (f"{' '.join(NAMES)}: a an and on background {' '.join(COLOURS)} {' '.join(STYLES)} plain fading striped , :",)
+WORDS = f"{' '.join(NAMES)}: a an and on background {' '.join(COLOURS)} {' '.join(STYLES)} plain fading striped , :"
 
 
 def config(*, captions: bool = True) -> ModelConfig:
@@ -33,10 +33,10 @@ def config(*, captions: bool = True) -> ModelConfig:
     )
 
 
-def folder(path: Path, *, captions: bool = True) -> Path:
-    """The model as a folder on disk."""
+def folder(path: Path, *, captions: bool = True, words: str = WORDS) -> Path:
+    """The model as a folder on disk, and all words that it knows."""
     made = config(captions=captions)
-    net = tiny.model(WORDS, made)
+    net = tiny.model((words,), made)
     file = ModelFile(
         name="laid", config=made, defaults=Defaults(steps=2, guidance=2.0), provenance={"material": "nothing"}
     )

@@ -10,7 +10,7 @@ from console import Run
 
 from folders import fill
 from sfumato.data import opened
-from sfumato.data.scenes import Scenes
+from sfumato.data.scenes import LABELS, Scenes
 from sfumato.io import pictures
 
 
@@ -70,6 +70,10 @@ def test_help(sfumato: Run, capsys: pytest.CaptureFixture[str], arguments: tuple
         (("scenes",), "OUT is missing; see: sfumato data scenes --help"),
         (("scenes", "captioned"), "captioned is there already; choose another place"),
         (("scenes", "x", "--size", "8"), "--size is 8; a scene has a side of 32 to 1024 pixels"),
+        (
+            ("scenes", "x", "--labels", "pizza", "pezza"),
+            "unknown label 'pezza'; did you mean 'pizza'? known: " + ", ".join(LABELS),
+        ),
         (("scenes", "x", "-n", "0"), "0 scenes cannot be made; ask for 1 to 2^32 - 1"),
     ],
 )
@@ -80,7 +84,11 @@ def test_refusals(sfumato: Run, home: Path, arguments: tuple[str, ...], line: st
 
 def test_scenes_are_written_and_drawn(sfumato: Run, home: Path) -> None:
     said = sfumato("data", "scenes", "many", "-n", 3, "--seed", 5, "--size", 32)
-    assert (said.code, said.out, said.err) == (0, "many: 3 scenes of 32 x 32 pixels, with boxes and captions\n", "")
+    assert (said.code, said.out, said.err) == (
+        0,
+        "many: 3 scenes of 32 x 32 pixels, with boxes of 64 labels and captions\n",
+        "",
+    )
     whole, scenes = opened(home / "many", size=32), Scenes(3, seed=5, side=32)
     assert [whole[i]["caption"] for i in range(3)] == [scenes[i]["caption"] for i in range(3)]
     looked = sfumato("data", "check", "many", "--draw", "sheet.png")
@@ -89,6 +97,12 @@ def test_scenes_are_written_and_drawn(sfumato: Run, home: Path) -> None:
     assert pictures.read(home / "sheet.png").shape == (3, 228, 3 * 226 + 2)
     found = json.loads(sfumato("data", "check", "many", "--json").out)["boxes"]
     assert found["boxes"] == sum(len(scenes[i]["boxes"]) for i in range(3))
+
+
+def test_scenes_of_some_labels(sfumato: Run, home: Path) -> None:
+    said = sfumato("data", "scenes", "few", "-n", 4, "--size", 32, "--labels", "red apple", "pizza")
+    assert (said.code, said.out) == (0, "few: 4 scenes of 32 x 32 pixels, with boxes of 2 labels and captions\n")
+    assert {box.label for i in range(4) for box in opened(home / "few", size=32)[i]["boxes"]} <= {"red apple", "pizza"}
 
 
 def test_what_cannot_be_trained_on_is_drawn_too(sfumato: Run, home: Path) -> None:

@@ -33,8 +33,7 @@ class Small:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few labels, few crops to learn, and no network that looks at them."""
-    scenes._cut_out()  # of all names, which others will ask for
-    monkeypatch.setattr(scenes, "NAMES", scenes.NAMES[:6])
+    monkeypatch.setattr(layouts, "LABELS", scenes.LABELS[:6])
     monkeypatch.setattr(layout, "LEARNT", 100)
     monkeypatch.setattr(features, "smaller", lambda side: Small())
 
@@ -131,6 +130,18 @@ def test_a_model_that_reads_no_prompts_is_asked_in_two_ways(sfumato: Run, home: 
     path = tiny_layout.folder(home / "silent", captions=False)
     found = json.loads(sfumato("evaluate", path, "--layout", "--n", 4, "--json").out)
     assert tuple(found["kinds"]) == ("real", "reconstructed", "boxes", "nothing")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_of_few_labels_is_asked_for_scenes_of_these(sfumato: Run, home: Path) -> None:
+    known = scenes.LABELS[1:4]
+    path = tiny_layout.folder(home / "few", words=f"3d: {' '.join(known)}")
+    found = json.loads(sfumato("evaluate", path, "--layout", "--n", 8, "--json").out)
+    assert found["data"] == "scenes of seed 1 with the 3 labels that the model knows"
+    assert found["labels"] == 3
+    one = tiny_layout.folder(home / "one", words=f"3d: {known[0]}")
+    line = "this model knows 1 of the 6 labels of scenes; say in --data which pictures with boxes it is measured with"
+    assert line in refused(sfumato("evaluate", one, "--layout"))
 
 
 @pytest.mark.usefixtures("laid")

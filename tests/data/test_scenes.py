@@ -20,14 +20,18 @@ from sfumato.data.scenes import (
     PATTERNS,
     SEEN,
     STYLES,
+    TOGETHER,
+    TRIES,
     Background,
     Plan,
     Scenes,
     _cut_out,  # pyright: ignore[reportPrivateUsage]
     _ground,  # pyright: ignore[reportPrivateUsage]
+    _numbers,  # pyright: ignore[reportPrivateUsage]
     _sprite,  # pyright: ignore[reportPrivateUsage]
     caption,
 )
+from sfumato.diffusion.noise import Address, Stream
 
 
 def hidden(box: Box, by: Box) -> float:
@@ -98,6 +102,27 @@ def test_all_labels_styles_and_backgrounds_come() -> None:
     assert {len(plan.boxes) for plan in plans} == set(range(1, MOST + 1))
     plain = sum(plan.background.pattern == "plain" for plan in plans) / 700
     assert abs(plain - 0.5) < 4 * (0.25 / 700) ** 0.5  # half of them, within four deviations
+
+
+def test_scenes_of_some_labels_have_no_others_and_all_of_these() -> None:
+    asked = ("red apple", "cat", "pizza")
+    few = Scenes(60, seed=5, side=32, labels=asked)
+    plans = [few.painted(i)[0] for i in range(60)]
+    assert {box.label for plan in plans for box in plan.boxes} == set(asked) == set(few.classes)
+    assert few.classes == tuple(label for label in LABELS if label in asked)
+    assert few.fingerprint == Scenes(60, seed=5, side=32, labels=asked[::-1]).fingerprint
+    assert few.fingerprint != Scenes(60, seed=5, side=32).fingerprint
+    with pytest.raises(ValueError, match="unknown label 'cta'; did you mean 'cat'"):
+        Scenes(1, labels=("cat", "cta"))
+    with pytest.raises(ValueError, match="no labels"):
+        Scenes(1, labels=())
+
+
+@pytest.mark.parametrize("i", [0, 255, 256, 2**32 - 2])
+def test_numbers_that_are_drawn_together_are_those_of_each(i: int) -> None:
+    alone = Address.of(2**64 - 1, [i]).uniform(Stream.SCENE, 6 + 2 * MOST * (1 + TRIES))
+    together = _numbers(2**64 - 1, i // TOGETHER)
+    assert torch.equal(together[i % TOGETHER], alone[0])
 
 
 def test_there_is_one_picture_of_each_name_in_each_style() -> None:

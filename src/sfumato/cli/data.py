@@ -16,7 +16,7 @@ from sfumato.cli.watched import counted, watched
 from sfumato.data import coco_folder
 from sfumato.data.check import Report, examine
 from sfumato.data.contact import MOST, contact_sheet
-from sfumato.data.scenes import SIDE, Scenes
+from sfumato.data.scenes import LABELS, SIDE, Scenes
 from sfumato.data.source import listed
 from sfumato.io import atomic, pictures
 from sfumato.registry import unknown
@@ -46,7 +46,8 @@ class Check:
 class MakeScenes:
     """Write pictures with boxes and captions as a folder of COCO's form, to try a training of layouts with.
 
-    A scene is a picture of 1 to 6 of 64 things of the emoji world, in one style, on a background, each with its box.
+    A scene is a picture of 1 to 6 things of 64 kinds of the emoji world, in one style, on a background, each with its
+    box.
     What it shows depends on --seed and its number alone: another seed gives other scenes, to learn from or to measure
     with.
     """
@@ -59,6 +60,8 @@ class MakeScenes:
     """Which ones."""
     size: int = SIDE
     """Their side in pixels, 32 to 1024."""
+    labels: Annotated[list[str] | None, tyro.conf.arg(metavar="LABEL ...", help_behavior_hint="")] = None
+    """Which things there are in them; all 64 if not said. Fewer are learnt sooner. A wrong one is answered with all."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -102,12 +105,14 @@ def scenes(arguments: Sequence[str]) -> int:
     if asked.out.exists():
         raise ValueError(f"{asked.out} is there already; choose another place")
     atomic.check_writable(asked.out)
-    whole = Scenes(asked.n, seed=asked.seed, side=asked.size)
+    labels = LABELS if asked.labels is None else asked.labels
+    whole = Scenes(asked.n, seed=asked.seed, side=asked.size, labels=labels)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("scenes", total=asked.n)
         for done in coco_folder.written(whole, asked.out):
             bar.update(task, completed=done)
-    print(f"{asked.out}: {asked.n:,} scenes of {asked.size} x {asked.size} pixels, with boxes and captions")
+    of = f"{asked.size} x {asked.size} pixels, with boxes of {len(whole.classes)} labels and captions"
+    print(f"{asked.out}: {asked.n:,} scenes of {of}")
     return 0
 
 

@@ -46,7 +46,7 @@ class Evaluate:
     """Measure how it paints layouts."""
     data: Folder = None
     """The pictures to measure it on; if not said, those of concepts never trained on. With --layout pictures with
-    boxes, of which one in twenty is measured, as training holds it out; if not said, scenes."""
+    boxes, of which one in twenty is measured, as training holds it out; if not said, scenes of the labels it knows."""
     part: Name = None
     """With --layout, the part of --data that is measured, val or test, where it has several; all of it."""
     size: Int = None

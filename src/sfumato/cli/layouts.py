@@ -1,5 +1,6 @@
 """`sfumato evaluate MODEL --layout`: how well a model paints what it is asked for with boxes where it is asked for."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.layout import LayoutTokens
 from sfumato.data import Dataset, opened
 from sfumato.data.listing import shown
-from sfumato.data.scenes import Scenes
+from sfumato.data.scenes import LABELS, Scenes
 from sfumato.evaluate import features, layout
 from sfumato.evaluate.asked import asked as drawn_from
 from sfumato.evaluate.crop_distance import LEAST
@@ -58,7 +59,7 @@ def report(asked: Measured) -> int:
     loaded = opening.load(asked.model)
     conditioner = loaded.model.conditioner
     assert isinstance(conditioner, Boxes | LayoutTokens)
-    measured, learning, about = _pictures(asked, loaded.file.config.resolution, n, seed)
+    measured, learning, about = _pictures(asked, loaded.file.config.resolution, n, seed, conditioner)
     layouts = drawn_from(measured, n, seed=seed, conditioner=conditioner)
     events = measure(loaded, layouts, learning, features.smaller(SIDE), seed=seed)
     score = watched(events, LayoutScore, "layouts", _done)
@@ -85,14 +86,18 @@ def sheet(score: LayoutScore) -> Tensor:
     return outlined.outlined_sheet(torch.stack(pairs), boxes, columns=2 * PAIRS, side=PIXELS)
 
 
-def _pictures(asked: Measured, size: int, n: int, seed: int) -> tuple[Dataset, Dataset, str]:
+def _pictures(
+    asked: Measured, size: int, n: int, seed: int, conditioner: Boxes | LayoutTokens
+) -> tuple[Dataset, Dataset, str]:
     """Pictures whose layouts are asked for, others for the classifier, and what they are called."""
     data = asked.data
     if data is None:
         if asked.part is not None:
             raise ValueError("--part says which part of a folder is measured, and there is no --data")
-        others = Scenes(layout.LEARNT, seed=(seed + 1) % 2**64, side=size)
-        return Scenes(n, seed=seed, side=size), others, f"scenes of seed {seed}"
+        labels = _askable(conditioner)
+        others = Scenes(layout.LEARNT, seed=(seed + 1) % 2**64, side=size, labels=labels)
+        few = "" if len(labels) == len(LABELS) else f" with the {len(labels)} labels that the model knows"
+        return Scenes(n, seed=seed, side=size, labels=labels), others, f"scenes of seed {seed}{few}"
     whole = opened(data, size=size)
     if "boxes" not in whole.fields:
         missing = whole.unboxed
@@ -107,6 +112,19 @@ def _pictures(asked: Measured, size: int, n: int, seed: int) -> tuple[Dataset, D
     if unseen is None:
         raise ValueError(f"{data} has {len(whole)} pictures; some are measured, others learnt from: it takes 40")
     return unseen, rest, f"{data}, one picture in twenty"
+
+
+def _askable(conditioner: Boxes | LayoutTokens) -> list[str]:
+    """The labels of scenes that a model knows; ValueError if they are too few to tell apart."""
+    known_ones = []
+    for label in LABELS:
+        with contextlib.suppress(ValueError):
+            conditioner.check(label)
+            known_ones.append(label)
+    if len(known_ones) < 2:  # noqa: PLR2004
+        knows = f"this model knows {len(known_ones)} of the {len(LABELS)} labels of scenes"
+        raise ValueError(f"{knows}; say in --data which pictures with boxes it is measured with")
+    return known_ones
 
 
 def _done(event: Step) -> dict[str, Any]:

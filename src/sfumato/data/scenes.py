@@ -13,7 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from sfumato.boxes import Box, Layout
 from sfumato.data.emoji import Emoji, article
@@ -21,12 +23,14 @@ from sfumato.data.fingerprint import Fingerprint
 from sfumato.data.sample import Sample
 from sfumato.diffusion.noise import Address, Stream
 from sfumato.io import pictures
+from sfumato.registry import unknown
 
 SIDE = 96
 STYLES = ("3d", "flat")
 MOST = 6  # objects
 LEAST_SIZE, LARGEST_SIZE = 0.26, 0.66  # the longer side of an object, of the picture's
 COVERED = 0.3  # the largest part of an object that another may hide
+TOGETHER = 256  # scenes whose numbers are drawn at once
 TRIES = 8  # places that are tried for an object; in none of them, it is left out
 SEEN = 16  # alpha, of 255, from which a pixel belongs to an object
 NAMES = (
@@ -79,20 +83,28 @@ class Plan(NamedTuple):
 
 
 class Scenes:
-    """`n` scenes, `side` x `side`, of a seed: the i-th is the same whatever n is, and those of two seeds differ."""
+    """`n` scenes, `side` x `side`, of a seed: the i-th is the same whatever n is, and those of two seeds differ.
+
+    Of `labels` alone, in whatever order, or of all; ValueError if one is none of `LABELS`, or there are none.
+    """
 
     fields = frozenset({"image", "caption", "boxes"})
-    classes = LABELS
 
-    def __init__(self, n: int, *, seed: int = 0, side: int = SIDE) -> None:
+    def __init__(self, n: int, *, seed: int = 0, side: int = SIDE, labels: Sequence[str] = LABELS) -> None:
         if not 1 <= n < 2**32:
             raise ValueError(f"{n} scenes cannot be made; ask for 1 to 2^32 - 1")
+        if strange := [label for label in labels if label not in LABELS]:
+            raise ValueError(unknown("label", strange[0], LABELS))
+        if not labels:
+            raise ValueError("scenes of no labels cannot be made; name some")
         self.n, self.seed, self.side = n, seed, side
+        self.classes = tuple(label for label in LABELS if label in labels)
+        self._names = tuple(NAMES[LABELS.index(label)] for label in self.classes)
 
     @property
     def fingerprint(self) -> Fingerprint:
         """By what they are made from."""
-        return Fingerprint.of([("scenes", self.n, self.seed, self.side, LABELS)])
+        return Fingerprint.of([("scenes", self.n, self.seed, self.side, self.classes)])
 
     def __len__(self) -> int:
         return self.n
@@ -113,13 +125,13 @@ class Scenes:
 
     def painted(self, i: int) -> tuple[Plan, Image.Image]:
         """What the scene is made of, and its picture."""
-        draw = iter(Address.of(self.seed, [i]).uniform(Stream.SCENE, 6 + 2 * MOST * (1 + TRIES))[0].tolist())
+        draw = iter(_numbers(self.seed, i // TOGETHER)[i % TOGETHER].tolist())
         style = _one(STYLES, next(draw))
         background = Background(_one(tuple(COLOURS), next(draw)), _one((PATTERNS[0], *PATTERNS), next(draw)))
-        canvas = _ground(background, self.side)
+        canvas = _ground(background, self.side).copy()
         boxes: list[Box] = []
         for _ in range(1 + int(next(draw) * MOST)):
-            name = _one(NAMES, next(draw))
+            name = _one(self._names, next(draw))
             size = LEAST_SIZE * (LARGEST_SIZE / LEAST_SIZE) ** next(draw)
             sprite = _sprite(name, style, max(1, round(size * self.side)))
             places = [(next(draw), next(draw)) for _ in range(TRIES)]
@@ -150,10 +162,18 @@ def _box(label: str, left: int, top: int, sprite: Image.Image, side: int) -> Box
     return Box(label, left / side, top / side, (left + sprite.width) / side, (top + sprite.height) / side)
 
 
+@lru_cache(maxsize=64)
+def _numbers(seed: int, block: int) -> Tensor:
+    """What `TOGETHER` scenes, one after the other, are made of: (TOGETHER, n); drawn at once, for that is faster."""
+    index = torch.arange(block * TOGETHER, (block + 1) * TOGETHER)
+    return Address.of(seed, index).uniform(Stream.SCENE, 6 + 2 * MOST * (1 + TRIES))
+
+
 def _one(among: Sequence[str], u: float) -> str:
     return among[int(u * len(among))]
 
 
+@lru_cache(maxsize=64)
 def _ground(background: Background, side: int) -> Image.Image:
     """The background alone."""
     colour = np.array(COLOURS[background.colour], dtype=np.float64)
