@@ -84,6 +84,15 @@ def test_the_smallest_that_are_not_read_are_not_asked_for() -> None:
     assert found.unread == 1
 
 
+def test_labels_that_the_model_never_saw_are_not_asked_for() -> None:
+    """As in a folder where a rare label is in held-out pictures alone; a label may be too long to be said, too."""
+    pictures = Pictures((box("plum"), box("fig")), (box("x" * 300),), (box("apple"),))
+    found = asked(pictures, 3, seed=0, conditioner=reader())
+    assert (found.index, found.layouts) == ((0, 2), ((box("fig"),), (box("apple"),)))
+    assert len(found.refused) == 2
+    assert any(why.startswith("a box of 0.png cannot be asked for: unknown label 'plum';") for why in found.refused)
+
+
 def test_modifiers_that_are_not_read_are_not_asked_for() -> None:
     """With two names there is room in ten numbers for a group, and for no more."""
     tokens = LayoutTokens(10, TransformerSize(dim=8, depth=1, length=5, heads=1, dim_head=8), names=("pear", "fig"))
@@ -95,8 +104,8 @@ def test_modifiers_that_are_not_read_are_not_asked_for() -> None:
 @pytest.mark.parametrize(
     ("pictures", "line"),
     [
-        (Pictures((box("plum"),)), r"the layout of 0\.png cannot be asked for: unknown label 'plum'; known: pear, "),
-        (Pictures((Box("fig", 0.5, 0.0, 0.5, 1.0),)), r"the layout of 0\.png cannot be asked for: boxes.0: the box of"),
+        (Pictures((box("plum"),)), r"a box of 0\.png cannot be asked for: unknown label 'plum'; known: pear, "),
+        (Pictures((Box("fig", 0.5, 0.0, 0.5, 1.0),)), r"a box of 0\.png cannot be asked for: boxes.0: the box of"),
         (Pictures((), ()), r"none of 2 pictures has a box; layouts need some"),
     ],
 )

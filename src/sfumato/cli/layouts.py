@@ -161,6 +161,8 @@ def _remarks(score: LayoutScore, about: str) -> Iterator[str]:
     yield f"{score.pictures} layouts ({about}), {score.boxes} boxes; judged: {sizes}, {hidden}"
     if score.unread:
         yield f"{score.unread} boxes were not asked for: they are over what the model reads"
+    if score.refused:
+        yield f"{len(score.refused)} boxes were not asked for, the first: {score.refused[0]}"
     if score.unjudged:
         yield f"{score.unjudged} boxes are not judged: the classifier saw their labels too seldom"
     yield f"right: as read by a classifier of {score.learnt} real crops of other pictures ({score.features})"

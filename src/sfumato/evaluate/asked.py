@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.boxes import Layout, largest
+from sfumato.boxes import Box, Layout, largest
 from sfumato.conditioning.boxes import Boxes
 from sfumato.conditioning.layout import LayoutTokens
 from sfumato.data.sample import Dataset, Sample
@@ -23,6 +23,7 @@ class Asked:
     layouts: tuple[Layout, ...]
     prompts: tuple[str, ...]  # "" where none is read or known
     unread: int  # boxes that are over what the model reads: the smallest; they are not asked for
+    refused: tuple[str, ...]  # boxes that the model cannot be asked for, as with labels that it never saw, and why
     skipped: tuple[str, ...]  # pictures that cannot be read, and why
 
     def __len__(self) -> int:
@@ -40,24 +41,24 @@ class Asked:
 def asked(pictures: Dataset, n: int, *, seed: int, conditioner: Boxes | LayoutTokens) -> Asked:
     """The layouts of `n` of the pictures, drawn by seed, or of all that have boxes if there are no more.
 
-    ValueError if there are none, or if the model cannot be asked for one.
+    ValueError if there are none that the model can be asked for.
     """
     if "boxes" not in pictures.fields:
         raise ValueError("nothing is said of where things are in these pictures; layouts need boxes")
     chosen: dict[int, Request] = {}
-    unread, skipped = 0, []
+    unread, skipped, refused = 0, [], []
     for i, sample in readable(pictures, drawn(len(pictures), of=len(pictures), seed=seed), skipped):
         if len(chosen) == n:
             break
-        if sample["boxes"]:
-            chosen[i] = _request(sample, conditioner)
-            unread += max(0, len(sample["boxes"]) - conditioner.most)
+        if boxes := _askable(sample, conditioner, refused):
+            chosen[i] = _request(boxes, sample, conditioner)
+            unread += max(0, len(boxes) - conditioner.most)
     if not chosen:
-        raise ValueError(f"none of {len(pictures)} pictures has a box; layouts need some")
+        raise ValueError(refused[0] if refused else f"none of {len(pictures)} pictures has a box; layouts need some")
     index = tuple(sorted(chosen))
     requests = [chosen[i] for i in index]
     layouts = tuple(request.boxes or () for request in requests)
-    return Asked(pictures, index, layouts, tuple(r.prompt for r in requests), unread, tuple(skipped))
+    return Asked(pictures, index, layouts, tuple(r.prompt for r in requests), unread, tuple(refused), tuple(skipped))
 
 
 def readable(pictures: Dataset, order: Sequence[int], skipped: list[str]) -> Iterator[tuple[int, Sample]]:
@@ -71,14 +72,23 @@ def readable(pictures: Dataset, order: Sequence[int], skipped: list[str]) -> Ite
             yield i, sample
 
 
-def _request(sample: Sample, conditioner: Boxes | LayoutTokens) -> Request:
-    """What asks for the layout of a picture; ValueError if the model does not know a label."""
-    boxes = largest(sample["boxes"], conditioner.most)
+def _askable(sample: Sample, conditioner: Boxes | LayoutTokens, refused: list[str]) -> Layout:
+    """The boxes of a picture that the model can be asked for; why it cannot be for the others goes to `refused`."""
+    found: list[Box] = []
+    for box in sample["boxes"]:
+        try:
+            conditioner.check(box.label)
+            requested(boxes=(box,))
+        except ValueError as error:
+            refused.append(f"a box of {sample['key']} cannot be asked for: {error}")
+        else:
+            found.append(box)
+    return tuple(found)
+
+
+def _request(boxes: Layout, sample: Sample, conditioner: Boxes | LayoutTokens) -> Request:
+    """What asks for a layout of a picture."""
+    boxes = largest(boxes, conditioner.most)
     if isinstance(conditioner, LayoutTokens):
         boxes = tuple(map(conditioner.sayable, boxes))
-    try:
-        for box in boxes:
-            conditioner.check(box.label)
-        return requested(boxes=boxes, prompt=sample.get("caption", "") if conditioner.captions else "")
-    except ValueError as error:
-        raise ValueError(f"the layout of {sample['key']} cannot be asked for: {error}") from None
+    return requested(boxes=boxes, prompt=sample.get("caption", "") if conditioner.captions else "")

@@ -79,6 +79,7 @@ class LayoutScore:
     pictures: int
     boxes: int  # that were asked for
     unread: int  # that the model would not have read; they were not asked for
+    refused: tuple[str, ...]  # boxes that the model cannot be asked for, and why
     unjudged: int  # boxes whose labels the classifier did not see often enough
     labels: int  # that the classifier tells apart
     learnt: int  # crops that it learnt them from
@@ -148,6 +149,7 @@ def measure(
         pictures=len(asked),
         boxes=sum(map(len, asked.layouts)),
         unread=asked.unread,
+        refused=asked.refused,
         unjudged=judge.unjudged,
         labels=len(recogniser.labels),
         learnt=len(rows),
