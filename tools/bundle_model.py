@@ -1,10 +1,11 @@
 """Put the model of a finished run into the package, in few bytes, measured, with its card.
 
     python tools/bundle_model.py runs/emoji --hardware "2 cores of an AMD EPYC (Zen 4), one thread"
-    python tools/bundle_model.py runs/scenes --name scenes --hardware "..."
+    python tools/bundle_model.py runs/scenes --name scenes --first-stage runs/before --guidance 3 --hardware "..."
 
 The card says what `sfumato evaluate` says of the model as it is bundled, so its numbers are those of the weights that ship.
-A model that is asked with boxes is measured with `--layout`.
+A model that is asked with boxes is measured with `--layout`. If its first stage was given, `--first-stage` names the
+run of the same recipe that trained it.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from sfumato.models.config import BoxesConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
+Runs = tuple[Path, Path]
+"""Those in which the first stage and the denoiser were trained."""
 
 CARD = """# {name}
 
@@ -111,15 +114,25 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", default="emoji")
     parser.add_argument("--hardware", required=True)
+    parser.add_argument("--first-stage", type=Path, help="the run that trained its first stage, if that was another")
+    parser.add_argument("--guidance", type=float, help="what is taken where nobody says")
     asked = parser.parse_args()
+    first = asked.first_stage or asked.run
 
     loaded = opening.load(asked.run / "model")
     home = model_folder.BUNDLED / asked.name
     entry = loaded.file.weights[loaded.weights]
-    provenance = {**loaded.file.provenance, "hardware": asked.hardware}
+    recipe = loaded.file.provenance["recipe"]
+    trained_first = json.loads((first / "config.json").read_text(encoding="utf-8"))["settings"]["first_stage"]
+    recipe = {**recipe, "name": asked.name, "first_stage": trained_first, "given": None}
+    recipe["diffusion"] = {**recipe["diffusion"], "latents": None}
+    provenance = {**loaded.file.provenance, "recipe": recipe, "hardware": asked.hardware}
+    defaults = loaded.file.defaults
+    if asked.guidance is not None:
+        defaults = defaults.model_copy(update={"guidance": asked.guidance})
     model_folder.save(
         home,
-        loaded.file.model_copy(update={"name": asked.name, "provenance": provenance}),
+        loaded.file.model_copy(update={"name": asked.name, "provenance": provenance, "defaults": defaults}),
         {
             loaded.weights: (
                 f"{entry.about}, rounded to half precision, the convolutions of the first stage to a quarter",
@@ -134,7 +147,7 @@ def main() -> int:
     command += ["--json", "--sheet", str(PICTURES / f"{asked.name}.png")]
     scores = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     (home / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    written = (layout_card if placed else card)(asked.name, asked.run, scores, asked.hardware)
+    written = (layout_card if placed else card)(asked.name, (first, asked.run), scores, asked.hardware)
     (home / "README.md").write_text(written, encoding="utf-8")
     print(home)
     return 0
@@ -146,7 +159,7 @@ def small(name: str, weight: Tensor) -> torch.dtype:
     return torch.float8_e4m3fn if convolution else torch.float16
 
 
-def card(name: str, run: Path, scores: dict[str, Any], hardware: str) -> str:
+def card(name: str, runs: Runs, scores: dict[str, Any], hardware: str) -> str:
     """The text of the card."""
     file = model_folder.describe(name)
     rows = [
@@ -164,11 +177,11 @@ def card(name: str, run: Path, scores: dict[str, Any], hardware: str) -> str:
         psnr_n=scores["first_stage_psnr"]["n"],
         diffusion=file.provenance["pictures"]["diffusion"],
         first=file.provenance["pictures"]["first stage"],
-        **trained(file, run, hardware),
+        **trained(file, runs, hardware),
     )
 
 
-def layout_card(name: str, run: Path, scores: dict[str, Any], hardware: str) -> str:
+def layout_card(name: str, runs: Runs, scores: dict[str, Any], hardware: str) -> str:
     """The text of the card of a model that is asked with boxes."""
     file = model_folder.describe(name)
     rows = []
@@ -190,11 +203,11 @@ def layout_card(name: str, run: Path, scores: dict[str, Any], hardware: str) -> 
         chance=1 / scores["labels"],
         psnr=file.provenance["first stage psnr, held out"],
         **said,
-        **trained(file, run, hardware),
+        **trained(file, runs, hardware),
     )
 
 
-def trained(file: ModelFile, run: Path, hardware: str) -> dict[str, Any]:
+def trained(file: ModelFile, runs: Runs, hardware: str) -> dict[str, Any]:
     """What the training of a model was."""
     said = file.provenance
     plan, first = said["recipe"]["diffusion"]["plan"], said["recipe"]["first_stage"]["plan"]
@@ -202,11 +215,11 @@ def trained(file: ModelFile, run: Path, hardware: str) -> dict[str, Any]:
         "material": said["material"],
         "fs_steps": first["steps"],
         "fs_batch": first["batch"],
-        "fs_minutes": minutes(run / "first-stage"),
+        "fs_minutes": minutes(runs[0] / "first-stage"),
         "steps": said["steps"],
         "batch": plan["batch"],
         "passes": said["images"] / said["pictures"]["diffusion"],
-        "minutes": minutes(run / "diffusion"),
+        "minutes": minutes(runs[1] / "diffusion"),
         "skipped": said["skipped"],
         "hardware": hardware,
         "about": file.weights[file.default].about,

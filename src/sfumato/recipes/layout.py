@@ -96,7 +96,7 @@ def _settings(conditioner: BoxesConfig | LayoutConfig) -> DiffusionTraining:
             crop=64,
         ),
         diffusion=DiffusionRun(
-            plan=Plan(steps=6000, batch=32, rate=1e-3, warmup=200, ema=0.999, save=250, preview=1000),
+            plan=Plan(steps=9000, batch=32, rate=1.5e-3, warmup=200, ema=0.999, save=250, preview=1000),
             layouts=Layouts(most=conditioner.most) if placed else Layouts(),
         ),
     )
