@@ -254,12 +254,27 @@ def test_no_box_paints_nothing_at_all(cells: tuple[int, int]) -> None:
 
 @settings(max_examples=20)
 @given(st.lists(box, min_size=2, max_size=4))
-def test_what_boxes_paint_adds_up(layout: list[Box]) -> None:
-    net = make(TransformerSize(dim=16, depth=1, heads=2, dim_head=8), captions=False)
-    alone = [net.laid([""], [(one,)], CELLS).maps for one in layout]
-    together = net.laid([""], [tuple(layout)], CELLS).maps
-    assert together is not None
-    torch.testing.assert_close(together, sum(maps for maps in alone if maps is not None), rtol=0, atol=1e-5)
+def test_what_objects_paint_adds_up(layout: list[Box]) -> None:
+    net = NETS["words and captions"]
+    assert net.paint is not None
+    batch = net.collate([{"boxes": tuple(layout), "caption": ""}], CELLS)
+    n = len(layout)
+    parts = [batch[name] for name in ("boxes", "box_mask", "box_rows", "box_columns")]
+    objects = torch.randn(1, n, 16, generator=torch.Generator().manual_seed(n))
+    together = net.paint(objects, *parts)
+    alone = [net.paint(objects[:, k : k + 1], *(part[:, k : k + 1] for part in parts)) for k in range(n)]
+    torch.testing.assert_close(together, torch.stack(alone).sum(0), rtol=0, atol=1e-5)
+
+
+def test_what_is_painted_knows_of_the_caption_and_of_the_other_boxes() -> None:
+    net = NETS["words and captions"]
+    one, other = Box("cat", 0.0, 0.0, 0.25, 0.25), Box("dog", 0.5, 0.5, 1.0, 1.0)
+    maps = [
+        net.laid([said], [boxes], CELLS).maps for said, boxes in (("", (one,)), ("red", (one,)), ("", (one, other)))
+    ]
+    alone, captioned, together = (m[0, :, 0, 0] for m in maps if m is not None)
+    assert not torch.equal(alone, captioned)
+    assert not torch.equal(alone, together)
 
 
 def test_boxes_of_whole_numbers_and_boxes_too_thin_to_be_told_apart_are_boxes() -> None:

@@ -26,7 +26,8 @@ from sfumato.registry import unknown
 Cells = tuple[int, int]
 """Rows and columns of the latent."""
 SIDES = 4  # of a box
-PLACES = 3  # frequencies of the place in a box
+PLACES = 4  # frequencies of the place in a box
+HIDDEN = 8  # features between, for each channel that is painted
 
 
 class Boxes(nn.Module):
@@ -131,6 +132,8 @@ class Boxes(nn.Module):
         tokens = self.norm(self.reader(torch.cat(rows, dim=1), mask))
         maps = None
         if self.paint is not None:
+            if not isinstance(self.reader, Perceiver):  # an object that was read knows of the caption and of the others
+                objects = tokens[:, 1 : 1 + objects.shape[1]]
             maps = self.paint(objects, sides, there, batch["box_rows"], batch["box_columns"])
         if isinstance(self.reader, Perceiver):
             return Cond(tokens=tokens, vector=tokens.mean(1), maps=maps)
@@ -186,13 +189,20 @@ class _Set(nn.Module):
 
 
 class _Paint(nn.Module):
-    """Rows of objects into their boxes, where each pixel also learns which part of the box it is; overlaps add up."""
+    """Rows of objects into their boxes: each pixel is drawn from what the object is and from which part of the box it
+    is, by a network of its own, the same for all pixels; overlaps add up.
+
+    Such networks of places remember pictures well (Tancik et al. 2020), and one that counts places from the sides of
+    the box need not learn a thing anew wherever it may stand.
+    """
 
     def __init__(self, dim: int, channels: int) -> None:
         super().__init__()
-        self.what = nn.Linear(dim, channels)
-        self.where = nn.Linear(2 * (1 + 2 * PLACES), channels, bias=False)
-        self.out = nn.Linear(channels, channels, bias=False)  # so that no object leaves nothing
+        hidden = HIDDEN * channels
+        self.what = nn.Linear(dim, hidden)
+        self.where = nn.Linear(2 * (1 + 2 * PLACES), hidden, bias=False)
+        self.between = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, objects: Tensor, sides: Tensor, there: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """objects (B, N, dim), sides (B, N, 4), there (B, N), rows (B, N, h), columns (B, N, w) -> (B, C, h, w)."""
@@ -201,9 +211,13 @@ class _Paint(nn.Module):
             self._part(sides[..., 1], sides[..., 3], rows.shape[-1])[..., :, None],
         ]
         places = torch.stack(torch.broadcast_tensors(*part), dim=-1)  # (B, N, h, w, 2)
-        inner = self.where(_fourier(places, PLACES).to(objects.dtype)) + self.what(objects)[:, :, None, None]
-        cover = (rows[..., :, None] * columns[..., None, :] * there[..., None, None])[..., None]
-        return self.out((nn.functional.silu(inner) * cover.to(inner.dtype)).sum(1)).movedim(-1, 1)
+        cover = rows[..., :, None] * columns[..., None, :] * there[..., None, None]  # (B, N, h, w)
+        some = cover.nonzero(as_tuple=True)  # most pixels are outside of most boxes
+        inner = self.what(objects)[some[:2]] + self.where(_fourier(places[some], PLACES).to(objects.dtype))
+        inner = nn.functional.silu(self.between(nn.functional.silu(inner)))
+        drawn = self.out(inner) * cover[some][:, None].to(inner.dtype)
+        layers = drawn.new_zeros(*cover.shape, drawn.shape[-1]).index_put(some, drawn)
+        return layers.sum(1).movedim(-1, 1)
 
     @staticmethod
     def _part(first: Tensor, last: Tensor, cells: int) -> Tensor:

@@ -40,6 +40,7 @@ class UNetSize:
     vector_dim: int | None = None  # of the vector added to the time embedding
     classes: int | None = None  # rows of the table of labels added to the time embedding
     map_channels: int = 0  # concatenated to the input
+    map_short: bool = False  # whether maps also have a short way to the answer: one convolution, steered by the clock
     out_channels: int | None = None  # as `channels` if not said; twice as many where the variance is learnt
     stem: int | None = None  # channels of the first convolution; `width` if not said
     modulation: Modulation = "add"
@@ -113,6 +114,7 @@ class UNet(nn.Module):
                 self.up.append(rising(width, size))
         self.norm_out = group_norm(width, eps=size.eps)
         self.conv_out = zeroed(nn.Conv2d(width, size.out_channels or size.channels, 3, padding=1))
+        self.short = Short(size) if size.map_short else None
 
     def forward(
         self,
@@ -145,7 +147,25 @@ class UNet(nn.Module):
         for layer in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Stage) else h
             h = through(layer, h, emb, tokens, mask)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        answer = self.conv_out(F.silu(self.norm_out(h)))
+        return answer if self.short is None or maps is None else answer + self.short(maps.to(dtype), emb)
+
+
+class Short(nn.Module):
+    """The short way of maps to the answer. What drew them learns by it what belongs where before the network can.
+
+    Our own: a network that is shown what a picture should be has to learn to hand it on through all of its layers.
+    """
+
+    def __init__(self, size: UNetSize) -> None:
+        super().__init__()
+        out = size.out_channels or size.channels
+        self.conv = nn.Conv2d(size.map_channels, out, 3, padding=1)
+        self.gain = zeroed(nn.Linear(4 * size.width, out))
+
+    def forward(self, maps: Tensor, emb: Tensor) -> Tensor:
+        """maps (B, M, H, W), emb (B, E) -> (B, out_channels, H, W)."""
+        return self.conv(maps) * (1 + self.gain(F.silu(emb)))[:, :, None, None]
 
 
 def descent(size: UNetSize) -> tuple[nn.ModuleList, list[int]]:

@@ -30,7 +30,7 @@ from sfumato.train.plan import Plan
 
 CHANNELS = 16  # of the latent
 DIM = 128  # of a token
-PAINTED = 32  # channels in which boxes are drawn beside the latent
+PAINTED = 64  # channels in which boxes are drawn beside the latent
 READER = TransformerSize(dim=DIM, depth=2, heads=4, dim_head=32)
 WORDS = TransformerSize(dim=DIM, depth=1, length=48, heads=4, dim_head=32)
 SCENES, UNSEEN, VALIDATED = 12_000, 253, 64  # scenes that are learnt from, and others, each of a seed of its own
@@ -77,6 +77,7 @@ def _settings(conditioner: BoxesConfig | LayoutConfig) -> DiffusionTraining:
             unet=UNetSize(
                 channels=CHANNELS,
                 map_channels=painted,
+                map_short=painted > 0,
                 width=64,
                 mult=(1, 2, 3),
                 blocks=1,
