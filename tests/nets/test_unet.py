@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fill import inp
 from sfumato.nets.blocks import ResBlock, group_norm
-from sfumato.nets.unet import UNet, UNetSize
+from sfumato.nets.unet import UNet, UNetSize, clock
 from tiny import awake
 
 PLAIN = UNetSize(channels=4, width=16, mult=(1, 2), blocks=1, attention=(2,), head_dim=8)
@@ -21,6 +21,20 @@ SIZES = {
 }
 X, T = inp("x", 3, 4, 8, 8), torch.tensor([1.0, 500.0, 981.0])
 TOLD = {"tokens": inp("tokens", 3, 5, 12), "mask": None, "vector": inp("vector", 3, 6), "maps": inp("maps", 3, 3, 8, 8)}
+
+
+def test_maps_have_a_short_way_to_the_answer_that_the_clock_steers() -> None:
+    torch.manual_seed(0)
+    net = awake(UNet(replace(SIZES["maps"], map_short=True))).requires_grad_(False)
+    short, net.short = net.short, None
+    assert short is not None
+    without = net(X, T, maps=TOLD["maps"])
+    net.short = short
+    emb = net.time(clock(T, net.size))
+    gain = 1 + short.gain(F.silu(emb))
+    assert len(set(gain[:, 0].tolist())) == len(T)
+    expected = without + short.conv(TOLD["maps"]) * gain[:, :, None, None]
+    torch.testing.assert_close(net(X, T, maps=TOLD["maps"]), expected, rtol=0, atol=1e-6)
 
 
 def net_of(name: str) -> UNet:
