@@ -258,7 +258,7 @@ class ModelConfig(Closed):
             (unet.channels != channels, f"unet.channels must be {channels}, as the latent's"),
             (unet.out_channels not in (None, channels, 2 * channels), f"unet.out_channels must be {channels}"),
             (not _shown(self.maps, unet, channels), _unshown(self.maps, channels)),
-            (unet.map_short and not unet.map_channels, "unet.map_short is a way of maps, and there are none; leave it out"),
+            (unet.map_short and not unet.map_channels, "unet.map_short is a way of maps; there are none"),
             (self.upscale and self.maps != "low_resolution", "upscale is of maps 'low_resolution'; leave it out"),
             (self.resolution % self.larger > 0, f"resolution must divide by {self.larger}, as upscale says"),
             (self.resolution % factor > 0, f"resolution must divide by {factor}, as all sizes of this model must"),

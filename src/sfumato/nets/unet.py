@@ -152,20 +152,24 @@ class UNet(nn.Module):
 
 
 class Short(nn.Module):
-    """The short way of maps to the answer. What drew them learns by it what belongs where before the network can.
+    """The short way of maps to the answer: a guess of the clean picture, and how much of it counts by the clock.
 
-    Our own: a network that is shown what a picture should be has to learn to hand it on through all of its layers.
+    Our own: a network that is shown what a picture should be has to learn to hand it on through all of its layers. The
+    guess has a loss of its own in training, so that what drew the maps need not wait for that.
     """
 
     def __init__(self, size: UNetSize) -> None:
         super().__init__()
         out = size.out_channels or size.channels
-        self.conv = nn.Conv2d(size.map_channels, out, 3, padding=1)
+        self.channels = size.channels
+        self.guess = nn.Conv2d(size.map_channels, size.channels, 3, padding=1)
         self.gain = zeroed(nn.Linear(4 * size.width, out))
 
     def forward(self, maps: Tensor, emb: Tensor) -> Tensor:
         """maps (B, M, H, W), emb (B, E) -> (B, out_channels, H, W)."""
-        return self.conv(maps) * (1 + self.gain(F.silu(emb)))[:, :, None, None]
+        guess = self.guess(maps)
+        gain = self.gain(F.silu(emb))[:, :, None, None]
+        return torch.cat([guess * part for part in gain.split(self.channels, dim=1)], dim=1)
 
 
 def descent(size: UNetSize) -> tuple[nn.ModuleList, list[int]]:

@@ -20,6 +20,7 @@ from sfumato.models.config import (
 )
 from sfumato.models.latent_diffusion import AnyConditioner, LatentDiffusion
 from sfumato.nets.autoencoder import drawn
+from sfumato.nets.unet import UNet
 from sfumato.outcome import Outcome
 from sfumato.recipes.material import Material, Way
 from sfumato.recipes.settings import DiffusionTraining
@@ -124,15 +125,28 @@ class Told(nn.Module):
         return None if isinstance(self.teller, Segmentation) else self.teller
 
     def forward(self, batch: Batch, at: Address) -> Outcome:
-        """The mean of `each`."""
-        return Outcome(self.each(batch, at).mean())
+        """The mean of `each`; and where maps have a short way to the answer, the squared error of what they draw."""
+        z, cond = self._asked(batch, at)
+        loss = self._denoised(z, cond, at).mean()
+        short = self.denoiser.net.short if isinstance(self.denoiser.net, UNet) else None
+        if short is None or cond.maps is None:
+            return Outcome(loss)
+        drawing = (short.guess(cond.maps) - z).square().mean()
+        return Outcome(loss + drawing, {"drawing": drawing.detach()})
 
     def each(self, batch: Batch, at: Address) -> Tensor:
-        """The loss of each sample (B,).
+        """The loss of each sample (B,) in denoising.
 
         `batch`: "mean" (B, C, h, w) of the latents, "logvar" of those that are drawn; "maps" (B, M, h, w) that the
         network is shown; the conditioner's tensors.
         """
+        return self._denoised(*self._asked(batch, at), at)
+
+    def _denoised(self, z: Tensor, cond: Cond, at: Address) -> Tensor:
+        return denoising_loss(self.denoiser, z, cond, at, kind=self.times, loss=self.loss)
+
+    def _asked(self, batch: Batch, at: Address) -> tuple[Tensor, Cond]:
+        """The latents, and what the network is told of them."""
         z = batch["mean"]
         if "logvar" in batch:
             z = drawn(z, batch["logvar"], at.normal(z, Stream.ENCODE))
@@ -144,4 +158,4 @@ class Told(nn.Module):
                 cond = cond.where(keep, teller.null(len(z)))
         if "maps" in batch:
             cond = cond | Cond(maps=batch["maps"])
-        return denoising_loss(self.denoiser, z, cond, at, kind=self.times, loss=self.loss)
+        return z, cond
