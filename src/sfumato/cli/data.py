@@ -47,9 +47,8 @@ class MakeScenes:
     """Write pictures with boxes and captions as a folder of COCO's form, to try a training of layouts with.
 
     A scene is a picture of 1 to 6 things of 64 kinds of the emoji world, in one style, on a background, each with its
-    box.
-    What it shows depends on --seed and its number alone: another seed gives other scenes, to learn from or to measure
-    with.
+    box. What it shows depends on --seed, --labels and its number alone: another seed gives other scenes, to learn from
+    or to measure with.
     """
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]

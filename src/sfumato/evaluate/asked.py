@@ -78,7 +78,7 @@ def _askable(sample: Sample, conditioner: Boxes | LayoutTokens, refused: list[st
     for box in sample["boxes"]:
         try:
             conditioner.check(box.label)
-            requested(boxes=(box,))
+            requested(boxes=(box,), prompt=_prompt(sample, conditioner))
         except ValueError as error:
             refused.append(f"a box of {sample['key']} cannot be asked for: {error}")
         else:
@@ -91,4 +91,8 @@ def _request(boxes: Layout, sample: Sample, conditioner: Boxes | LayoutTokens) -
     boxes = largest(boxes, conditioner.most)
     if isinstance(conditioner, LayoutTokens):
         boxes = tuple(map(conditioner.sayable, boxes))
-    return requested(boxes=boxes, prompt=sample.get("caption", "") if conditioner.captions else "")
+    return requested(boxes=boxes, prompt=_prompt(sample, conditioner))
+
+
+def _prompt(sample: Sample, conditioner: Boxes | LayoutTokens) -> str:
+    return sample.get("caption", "") if conditioner.captions else ""
