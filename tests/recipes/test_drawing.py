@@ -16,7 +16,10 @@ from sfumato.recipes.told import Told
 from tiny import awake
 
 AT = Address.of(3, [0, 1], 5)
-WAYS = [{"caption": "3d: a cat", "boxes": (Box("cat", 0.1, 0.1, 0.9, 0.6),)}, {"caption": "", "boxes": (Box("owl", 0.0, 0.0, 1.0, 1.0),)}]
+WAYS = [
+    {"caption": "3d: a cat", "boxes": (Box("cat", 0.1, 0.1, 0.9, 0.6),)},
+    {"caption": "", "boxes": (Box("owl", 0.0, 0.0, 1.0, 1.0),)},
+]
 
 
 def made(*, short: bool) -> tuple[LatentDiffusion, dict[str, torch.Tensor]]:
