@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 
-import sfumato  # first: it says how threads wait before torch is imported
+import sfumato
 from sfumato.nets.unet import UNet
 from sfumato.recipes import layout
 

@@ -17,6 +17,7 @@ from sfumato.data.part import Part
 from sfumato.io import pictures, tensors
 from sfumato.io.model_folder import Defaults
 from sfumato.latents.autoencoding import Losses
+from sfumato.outcome import Outcome
 from sfumato.recipes import emoji
 from sfumato.recipes.autoencoder import FirstStageRun
 from sfumato.recipes.diffusion import run
@@ -54,14 +55,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_batch_is_of_one_shape(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three shapes are trained on; a run that was stopped has the losses of one that was not."""
     seen: list[tuple[int, ...]] = []
-    real = Told.each
+    real = Told.forward
 
-    def each(self: Told, batch: Mapping[str, Tensor], at: object) -> Tensor:
+    def forward(self: Told, batch: Mapping[str, Tensor], at: object) -> Outcome:
         seen.append(tuple(batch["mean"].shape[2:]))
         assert len(batch["mean"]) == PLAN.batch
         return real(self, batch, at)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Told, "each", each)
+    monkeypatch.setattr(Told, "forward", forward)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     list(run(settings(), emoji.material(data, 32), whole))
     assert {(4 * h, 4 * w) for h, w in seen} == {(32, 32), (24, 40), (40, 24)}
