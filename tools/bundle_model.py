@@ -1,7 +1,7 @@
 """Put the model of a finished run into the package, in few bytes, measured, with its card.
 
     python tools/bundle_model.py runs/emoji --hardware "2 cores of an AMD EPYC (Zen 4), one thread"
-    python tools/bundle_model.py runs/scenes --name scenes --first-stage runs/before --guidance 3 --hardware "..."
+    python tools/bundle_model.py runs/scenes --name scenes --first-stage runs/before --eight-bits --hardware "..."
 
 The card says what `sfumato evaluate` says of the model as it is bundled, so its numbers are those of the weights that ship.
 A model that is asked with boxes is measured with `--layout`. If its first stage was given, `--first-stage` names the
@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 Runs = tuple[Path, Path]
 """Those in which the first stage and the denoiser were trained."""
+DOORS = tuple(f"denoiser.net.{part}." for part in ("conv_in", "conv_out", "short"))
+LARGE = 20_000  # weights
 
 CARD = """# {name}
 
@@ -115,7 +118,7 @@ def main() -> int:
     parser.add_argument("--name", default="emoji")
     parser.add_argument("--hardware", required=True)
     parser.add_argument("--first-stage", type=Path, help="the run that trained its first stage, if that was another")
-    parser.add_argument("--guidance", type=float, help="what is taken where nobody says")
+    parser.add_argument("--eight-bits", action="store_true", help="the U-Net's large weights too; measure what that costs")
     asked = parser.parse_args()
     first = asked.first_stage or asked.run
 
@@ -127,20 +130,13 @@ def main() -> int:
     recipe = {**recipe, "name": asked.name, "first_stage": trained_first, "given": None}
     recipe["diffusion"] = {**recipe["diffusion"], "latents": None}
     provenance = {**loaded.file.provenance, "recipe": recipe, "hardware": asked.hardware}
-    defaults = loaded.file.defaults
-    if asked.guidance is not None:
-        defaults = defaults.model_copy(update={"guidance": asked.guidance})
+    parts = "the convolutions of the first stage" + (" and the large weights of the U-Net" if asked.eight_bits else "")
     model_folder.save(
         home,
-        loaded.file.model_copy(update={"name": asked.name, "provenance": provenance, "defaults": defaults}),
-        {
-            loaded.weights: (
-                f"{entry.about}, rounded to half precision, the convolutions of the first stage to a quarter",
-                loaded.model.state_dict(),
-            )
-        },
+        loaded.file.model_copy(update={"name": asked.name, "provenance": provenance}),
+        {loaded.weights: (f"{entry.about}, rounded to half precision, {parts} to a quarter", loaded.model.state_dict())},
         tokenizer=model_folder.tokenizer(asked.run / "model", loaded.file.config),
-        kept_as=small,
+        kept_as=partial(small, unet=asked.eight_bits),
     )
     placed = isinstance(loaded.file.config.conditioner, BoxesConfig)
     command = [sys.executable, "-m", "sfumato.cli.main", "evaluate", asked.name, *(["--layout"] if placed else [])]
@@ -153,10 +149,14 @@ def main() -> int:
     return 0
 
 
-def small(name: str, weight: Tensor) -> torch.dtype:
-    """Half precision; a quarter for the convolutions of the first stage, which only correct its linear maps."""
+def small(name: str, weight: Tensor, *, unet: bool) -> torch.dtype:
+    """Half precision; a quarter for the convolutions of the first stage, which only correct its linear maps.
+
+    With `unet` a quarter for the U-Net's large weights too, but not for the layers through which numbers come and go.
+    """
     convolution = name.startswith("first_stage.") and ".layers." in name and weight.ndim == 4  # noqa: PLR2004
-    return torch.float8_e4m3fn if convolution else torch.float16
+    inner = name.startswith("denoiser.net.") and not name.startswith(DOORS) and weight.numel() > LARGE
+    return torch.float8_e4m3fn if convolution or (unet and inner) else torch.float16
 
 
 def card(name: str, runs: Runs, scores: dict[str, Any], hardware: str) -> str:
