@@ -118,7 +118,9 @@ def main() -> int:
     parser.add_argument("--name", default="emoji")
     parser.add_argument("--hardware", required=True)
     parser.add_argument("--first-stage", type=Path, help="the run that trained its first stage, if that was another")
-    parser.add_argument("--eight-bits", action="store_true", help="the U-Net's large weights too; measure what that costs")
+    parser.add_argument(
+        "--eight-bits", action="store_true", help="the U-Net's large weights too; measure what that costs"
+    )
     asked = parser.parse_args()
     first = asked.first_stage or asked.run
 
@@ -134,7 +136,12 @@ def main() -> int:
     model_folder.save(
         home,
         loaded.file.model_copy(update={"name": asked.name, "provenance": provenance}),
-        {loaded.weights: (f"{entry.about}, rounded to half precision, {parts} to a quarter", loaded.model.state_dict())},
+        {
+            loaded.weights: (
+                f"{entry.about}, rounded to half precision, {parts} to a quarter",
+                loaded.model.state_dict(),
+            )
+        },
         tokenizer=model_folder.tokenizer(asked.run / "model", loaded.file.config),
         kept_as=partial(small, unet=asked.eight_bits),
     )

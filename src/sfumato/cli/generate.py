@@ -95,7 +95,7 @@ class Generate:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """Pictures for each prompt, up to 64."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="")] = None
-    """Width and height in pixels, as 64x64: multiples of 32 for the bundled model, which paints best at 64x64."""
+    """Width and height in pixels, as 64x64: multiples of 32 for emoji, which paints best at 64x64."""
     tiling: bool = False
     """The picture continues on its opposite side, so that it can be laid as a tile."""
     init: File = None
